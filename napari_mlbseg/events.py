@@ -1,0 +1,154 @@
+"""What a job tells: frozen events and their JSON form, one object a line.
+
+A job sends any number of `Started`, `Progress`, `Losses`, `Preview` and `Metrics`, then **exactly one** terminal event:
+`Finished`, `Cancelled` or `Failed`. The file ``events.jsonl`` of a job folder holds them in order.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+__all__ = [
+    "Cancelled",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "Losses",
+    "Metrics",
+    "Preview",
+    "Progress",
+    "Stage",
+    "Started",
+    "TerminalEvent",
+    "from_json",
+    "is_terminal",
+    "to_json",
+]
+
+
+class Stage(StrEnum):
+    """What a job is doing, in order."""
+
+    PREPARE = "prepare"
+    INITIAL_LABELS = "initial labels"
+    BOOTSTRAP = "bootstrap"
+    TRAIN = "train"
+    PREDICT = "predict"
+
+
+class FinishReason(StrEnum):
+    """Why a training that ended by itself ended."""
+
+    STEPS = "steps"  # the step budget was used up
+    TIME = "time"  # the time budget was used up
+    NOTHING_TO_TRAIN = "nothing to train"  # a prediction, or a budget of zero steps
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+class Started(_Event):
+    """The worker has read its request and begins."""
+
+    type: Literal["started"] = "started"
+    device: str = Field(description="Device in words, such as 'CPU, 2 threads' or 'CUDA, NVIDIA H200'.")
+    seed: int
+    pid: int = 0
+    version: str = ""
+
+
+class Progress(_Event):
+    """How far the job has come."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    fraction: float = Field(ge=0, le=1, description="Share of the whole job that is done.")
+    step: int = 0
+    seconds: float = Field(0.0, description="Seconds since the job began.")
+    seconds_left: float | None = Field(None, description="Estimated seconds to the end.")
+    message: str = ""
+
+
+class Losses(_Event):
+    """Losses and statistics of the weights, averaged since the last such event."""
+
+    type: Literal["losses"] = "losses"
+    stage: Stage
+    step: int
+    values: dict[str, float | None]
+
+
+class Preview(_Event):
+    """Slices of result arrays that were just written."""
+
+    type: Literal["preview"] = "preview"
+    volume: str
+    slices: tuple[int, ...] = Field(description="Indices along the slice axis.")
+    arrays: tuple[str, ...] = Field(description="Names of the result arrays in which they changed.")
+    stage: Stage
+    seconds: float = 0.0
+
+
+class Metrics(_Event):
+    """Figures about the job: seconds per stage, peak memory, choices that were made."""
+
+    type: Literal["metrics"] = "metrics"
+    values: dict[str, float | int | str | None]
+
+
+class Finished(_Event):
+    """Terminal: the job did what it was asked."""
+
+    type: Literal["finished"] = "finished"
+    reason: FinishReason
+    steps: int
+    seconds: float
+
+
+class Cancelled(_Event):
+    """Terminal: the user stopped the job; what it had is kept."""
+
+    type: Literal["cancelled"] = "cancelled"
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Failed(_Event):
+    """Terminal: the job could not go on."""
+
+    type: Literal["failed"] = "failed"
+    message: str = Field(description="What went wrong, in one sentence.")
+    advice: str = Field("", description="What to do about it.")
+    returncode: int | None = None
+    log_tail: str = Field("", description="Last lines of the worker's log.")
+
+
+TerminalEvent = Finished | Cancelled | Failed
+Event = Started | Progress | Losses | Preview | Metrics | Finished | Cancelled | Failed
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON, without the newline."""
+    return event.model_dump_json()
+
+
+def from_json(line: str | bytes) -> Event:
+    """The event of one line.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If the line is no event.
+    """
+    return _ADAPTER.validate_json(line)
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether no event follows this one."""
+    return isinstance(event, TerminalEvent)

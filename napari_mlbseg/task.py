@@ -1,0 +1,259 @@
+"""What is to be segmented: volumes, frozen and validated into a task.
+
+Axis 0 of every array here is the slice axis; the session moves the user's axis there and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from napari_mlbseg.config import TrainingConfig
+
+__all__ = ["SegmentationTask", "TaskError", "Volume", "resolve_task"]
+
+#: Images up to this many bytes are searched whole for finite values; of larger ones, some slices are.
+_WHOLE_CHECK_BYTES = 2**29
+
+
+class TaskError(ValueError):
+    """The input cannot be trained on; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A stack of slices with its annotation.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a task; names the folder of its results.
+    image : array-like, (Z, Y, X) or (Z, C, Y, X)
+        Any number type; may be lazy (memory-mapped, zarr): slices are read one by one.
+    labels : array-like of int, (Z, Y, X)
+        The user's label numbers, 0 = background. Read on clean slices only.
+    clean : array of bool, (Z,)
+        Slices that the user painted completely and vouches for.
+    initial_labels : array-like of int, (Z, Y, X), optional
+        Labels from elsewhere for the unannotated slices (y^n).
+    spacing : tuple of float
+        Distance of voxels along (z, y, x), in `unit`.
+    independent_slices : bool
+        A stack of unrelated 2D images: nothing is interpolated or propagated between neighbours.
+    focus : int, optional
+        Slice that the user looks at: predicted first.
+    """
+
+    name: str
+    image: Any
+    labels: Any
+    clean: np.ndarray
+    initial_labels: Any | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    independent_slices: bool = False
+    focus: int | None = None
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices, Z."""
+        return int(self.image.shape[0])
+
+    @property
+    def n_channels(self) -> int:
+        """Number of image channels, C."""
+        return int(self.image.shape[1]) if self.image.ndim == 4 else 1
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """Rows and columns of a slice, (Y, X)."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X)."""
+        return (self.n_slices, *self.slice_shape)
+
+    @property
+    def clean_slices(self) -> tuple[int, ...]:
+        """Indices of the clean slices, ascending."""
+        return tuple(int(z) for z in np.flatnonzero(self.clean))
+
+    @property
+    def unlabelled_slices(self) -> tuple[int, ...]:
+        """Indices of all other slices, ascending."""
+        return tuple(int(z) for z in np.flatnonzero(~np.asarray(self.clean)))
+
+    def image_slice(self, z: int) -> np.ndarray:
+        """Slice `z` of the image with a channel axis, (C, Y, X), in its own number type."""
+        image = np.asarray(self.image[z])
+        return image[None] if image.ndim == 2 else image
+
+    def label_slice(self, z: int) -> np.ndarray:
+        """Slice `z` of the annotation, (Y, X)."""
+        return np.asarray(self.labels[z])
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationTask:
+    """A validated, frozen task: what `engine.train` takes. Made by `resolve_task`.
+
+    Attributes
+    ----------
+    volumes : tuple of Volume
+    class_values : tuple of int
+        The user's label numbers in ascending order, background (0) first. Channel c of a probability belongs to
+        ``class_values[c]``.
+    config : TrainingConfig
+    """
+
+    volumes: tuple[Volume, ...]
+    class_values: tuple[int, ...]
+    config: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_values)
+
+    @property
+    def n_channels(self) -> int:
+        """Number of image channels, the same in every volume."""
+        return self.volumes[0].n_channels
+
+    def class_indices(self, labels: np.ndarray) -> np.ndarray:
+        """Label numbers -> class indices 0..K-1 (int64); numbers outside `class_values` become background."""
+        labels = np.asarray(labels)
+        index = np.searchsorted(self.class_values, labels).clip(max=self.n_classes - 1)
+        known = np.asarray(self.class_values)[index] == labels
+        return np.where(known, index, 0).astype(np.int64)
+
+
+def resolve_task(
+    volumes: Sequence[Volume], config: TrainingConfig, *, class_values: Sequence[int] | None = None
+) -> SegmentationTask:
+    """Validate volumes and freeze them into a task. Pure: nothing is written, no array is changed.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+    config : TrainingConfig
+    class_values : sequence of int, optional
+        Label numbers that must be learnt; by default those that occur on clean slices.
+
+    Raises
+    ------
+    TaskError
+        A `ValueError` with one sentence that names what is missing or wrong, and what to do.
+    """
+    if not volumes:
+        raise TaskError("There is no image: choose an image layer or file.")
+    names = [volume.name for volume in volumes]
+    if len(set(names)) < len(names):
+        raise TaskError(f"Two images have the same name ({', '.join(sorted(names))}): rename one of them.")
+    for volume in volumes:
+        _check_shapes(volume)
+        _check_clean(volume)
+    channels = {volume.n_channels for volume in volumes}
+    if len(channels) > 1:
+        raise TaskError(
+            f"The images have different numbers of channels ({', '.join(map(str, sorted(channels)))}): "
+            "train on images of one kind together."
+        )
+    if not any(volume.clean.any() for volume in volumes):
+        raise TaskError("No slice is marked clean: paint at least one slice completely and mark it clean.")
+    for volume in volumes:
+        _check_image(volume)
+    if config.initial_labels == "given" and all(volume.initial_labels is None for volume in volumes):
+        raise TaskError("The initial labels are to be given, but there are none: choose a labels layer or file for them.")
+    present = {0}
+    for volume in volumes:
+        present |= _clean_values(volume)
+    if len(present) == 1:
+        raise TaskError(
+            "Nothing is painted on the clean slices, only background: paint the structure on at least one slice and "
+            "mark it clean."
+        )
+    wanted = sorted(present | {int(value) for value in class_values or ()})
+    missing = [value for value in wanted if value not in present]
+    if missing:
+        which = f"Label {missing[0]} occurs" if len(missing) == 1 else f"Labels {', '.join(map(str, missing))} occur"
+        raise TaskError(
+            f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels."
+        )
+    return SegmentationTask(volumes=tuple(volumes), class_values=tuple(wanted), config=config)
+
+
+def _check_shapes(volume: Volume) -> None:
+    name, image, labels = volume.name, volume.image, volume.labels
+    if image.ndim not in (3, 4):
+        raise TaskError(
+            f"The image '{name}' has shape {_by(image.shape)}: a stack of slices with three axes is needed "
+            "(a fourth may hold channels)."
+        )
+    if 0 in image.shape:
+        raise TaskError(f"The image '{name}' is empty (shape {_by(image.shape)}): choose another.")
+    if np.dtype(image.dtype).kind not in "biuf":
+        raise TaskError(f"The image '{name}' holds {image.dtype}, not real numbers: convert it first.")
+    if volume.n_slices < 2:
+        raise TaskError(
+            f"The image '{name}' has only one slice: at least two are needed. If the slices lie along another axis, "
+            "change the slice axis."
+        )
+    for what, array in (("labels", labels), ("initial labels", volume.initial_labels)):
+        if array is None:
+            continue
+        if tuple(array.shape) != volume.shape:
+            raise TaskError(
+                f"The {what} of '{name}' have shape {_by(array.shape)} but the image has {_by(volume.shape)}: choose "
+                f"{what} that belong to this image."
+            )
+        if np.dtype(array.dtype).kind not in "biu":
+            raise TaskError(f"The {what} of '{name}' are {array.dtype}, not integers: convert them to label numbers.")
+    if len(volume.spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in volume.spacing):
+        raise TaskError(f"The spacing of '{name}' is {volume.spacing}: three positive distances are needed.")
+
+
+def _check_clean(volume: Volume) -> None:
+    clean = np.asarray(volume.clean)
+    if clean.dtype != bool or clean.shape != (volume.n_slices,):
+        raise TaskError(
+            f"The clean slices of '{volume.name}' must be one yes or no for each of its {volume.n_slices} slices, "
+            f"not {clean.dtype} of shape {clean.shape}."
+        )
+
+
+def _check_image(volume: Volume) -> None:
+    """At least some voxels, and some on every clean slice, must be numbers."""
+    slices: Sequence[int] = range(volume.n_slices)
+    if int(np.prod(volume.image.shape)) * np.dtype(volume.image.dtype).itemsize > _WHOLE_CHECK_BYTES:
+        spread = np.linspace(0, volume.n_slices - 1, 16).astype(int).tolist()
+        slices = sorted({*spread, *volume.clean_slices})
+    if np.dtype(volume.image.dtype).kind == "f":
+        finite = {z: bool(np.isfinite(volume.image_slice(z)).any()) for z in slices}
+        if not any(finite.values()):
+            raise TaskError(f"The image '{volume.name}' holds no number, only NaN: choose another image.")
+        blind = [z for z in volume.clean_slices if not finite[z]]
+        if blind:
+            raise TaskError(
+                f"Slice {blind[0]} of '{volume.name}' is marked clean but its image holds only NaN: unmark it."
+            )
+
+
+def _clean_values(volume: Volume) -> set[int]:
+    """Label numbers on the clean slices; refuses negative ones."""
+    values: set[int] = set()
+    for z in volume.clean_slices:
+        values |= {int(value) for value in np.unique(volume.label_slice(z))}
+    if values and min(values) < 0:
+        raise TaskError(
+            f"The labels of '{volume.name}' hold the negative number {min(values)}: label numbers start at 0, the background."
+        )
+    return values
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(str(int(n)) for n in shape)
