@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 __all__ = ["PRESETS", "Device", "InitialLabelSource", "PresetName", "TrainingConfig", "field_group", "field_unit"]
@@ -143,6 +143,18 @@ class TrainingConfig(BaseModel):
     clean_batch_size: int = _field(4, "Optimiser", "Clean slices in a batch.", ge=1, le=256)
     augment: bool = _field(True, "Optimiser", "Strong augmentation of clean slices (affine, elastic, intensity).")
     mixed_precision: bool = _field(True, "Optimiser", "Half precision on CUDA outside the weight step.")
+
+    @field_validator("features", "zoom_in", "zoom_out", mode="before")
+    @classmethod
+    def _split_text(cls, value: Any) -> Any:
+        """Lists may be given as text, '16,32,64': the command line and the form do so."""
+        return tuple(value.strip("[]() ").split(",")) if isinstance(value, str) else value
+
+    @field_validator("time_budget", "steps", "bootstrap_steps", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        """An empty text or 'none' stands for no limit."""
+        return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> TrainingConfig:

@@ -1,0 +1,68 @@
+"""Where a training puts its arrays: a named array for every result of every volume. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from napari_mlbseg.task import SegmentationTask, Volume
+
+__all__ = ["RESULT_NAMES", "MemoryResults", "ResultArray", "Results", "label_dtype", "result_layout"]
+
+#: Result arrays of a volume. All are (Z, Y, X) but `probability`, which is (Z, C, Y, X).
+RESULT_NAMES = (
+    "initial_labels",
+    "pseudo_labels",
+    "probability",
+    "weight_initial",
+    "weight_pseudo",
+    "view_agreement",
+)
+
+
+class ResultArray(Protocol):
+    """The part of an array that a training uses: numpy and zarr arrays both have it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+
+class Results(Protocol):
+    """A place for results: ``results[volume name][array name][slice] = ...``."""
+
+    def __getitem__(self, volume: str) -> Mapping[str, ResultArray]: ...
+
+
+def label_dtype(class_values: tuple[int, ...]) -> np.dtype:
+    """Smallest unsigned integer type that holds the user's label numbers."""
+    return np.min_scalar_type(max(class_values))
+
+
+def result_layout(task: SegmentationTask, volume: Volume) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each result array of `volume`."""
+    z, y, x = volume.shape
+    labels, real = label_dtype(task.class_values), np.dtype(np.float32)
+    layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {name: ((z, y, x), real) for name in RESULT_NAMES}
+    layout["initial_labels"] = layout["pseudo_labels"] = ((z, y, x), labels)
+    layout["probability"] = ((z, task.n_classes, y, x), np.dtype(np.float16))
+    return layout
+
+
+class MemoryResults(dict[str, dict[str, np.ndarray]]):
+    """Results as numpy arrays, zero at first: for tests, scripts and small volumes."""
+
+    def __init__(self, task: SegmentationTask) -> None:
+        super().__init__(
+            {
+                volume.name: {name: np.zeros(*spec) for name, spec in result_layout(task, volume).items()}
+                for volume in task.volumes
+            }
+        )

@@ -1,0 +1,321 @@
+"""The job folder: the whole protocol between a worker and whoever watches it.
+
+::
+
+    JOB_DIR/request.json    what to do; written last, so its presence means that the inputs are complete
+            inputs/         arrays of the request that had no file of their own
+            events.jsonl    append-only, one event a line: the worker's only channel
+            cancel          its presence asks the worker to stop at the next step
+            focus           the slice that the user looks at, {"volume": ..., "slice": ...}: predicted first
+            heartbeat       rewritten by the worker every second: {"pid": ..., "created": ...}
+            worker.log      stdout and stderr of the worker
+            results/        zarr arrays, one chunk a slice; results/NAME/ where there are several volumes
+            model.safetensors, model.json
+
+The folder may lie on a disk that two machines share, and it outlives both processes. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from pydantic import BaseModel, ConfigDict
+from zarr.storage import LocalStore
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.results import ResultArray, result_layout
+from napari_mlbseg.events import Event, from_json, is_terminal, to_json
+from napari_mlbseg.task import SegmentationTask, Volume
+
+__all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "Request", "ZarrResults", "write_atomically"]
+
+SCHEMA_VERSION = 1
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the whole new one, even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class ArrayReference(BaseModel):
+    """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal["npy", "zarr"]
+    path: str
+
+    def open(self, folder: Path) -> Any:
+        """The array, lazily."""
+        path = folder / self.path
+        if self.format == "npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return zarr.open_array(path, mode="r")
+
+
+class VolumeRequest(BaseModel):
+    """A `Volume` whose arrays are references."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    image: ArrayReference
+    labels: ArrayReference
+    initial_labels: ArrayReference | None = None
+    clean: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    unit: str
+    independent_slices: bool
+    focus: int | None
+
+
+class Request(BaseModel):
+    """What a job is asked to do: the content of ``request.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["train", "predict"] = "train"
+    class_values: tuple[int, ...]
+    config: TrainingConfig
+    volumes: tuple[VolumeRequest, ...]
+    previous: str | None = None  # a round whose model to start from (train) or to use (predict)
+    threads: int | None = None  # of the worker; None: all cores
+
+
+class JobFolder:
+    """Paths of a job folder, and what is read from and written to them."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.request_file = self.path / "request.json"
+        self.events_file = self.path / "events.jsonl"
+        self.cancel_file = self.path / "cancel"
+        self.focus_file = self.path / "focus"
+        self.heartbeat_file = self.path / "heartbeat"
+        self.log_file = self.path / "worker.log"
+        self.results_path = self.path / "results"
+        self.model_file = self.path / "model.safetensors"
+        self.model_info_file = self.path / "model.json"
+
+    # -- request -------------------------------------------------------------------------------------------------
+
+    def write_request(
+        self,
+        task: SegmentationTask,
+        *,
+        kind: Literal["train", "predict"] = "train",
+        previous: Path | None = None,
+        threads: int | None = None,
+    ) -> Request:
+        """Freeze `task` into the folder: arrays first, ``request.json`` last.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        volumes = []
+        for number, volume in enumerate(task.volumes):
+            stem = f"inputs/{number}"
+            (self.path / stem).mkdir(parents=True, exist_ok=True)
+            given = volume.initial_labels
+            volumes.append(
+                VolumeRequest(
+                    name=volume.name,
+                    image=self._store(f"{stem}/image", volume.image),
+                    labels=self._store_slices(f"{stem}/labels", volume.labels, volume.clean_slices),
+                    initial_labels=None if given is None else self._store(f"{stem}/initial_labels", given),
+                    clean=volume.clean_slices,
+                    spacing=volume.spacing,
+                    unit=volume.unit,
+                    independent_slices=volume.independent_slices,
+                    focus=volume.focus,
+                )
+            )
+        request = Request(
+            kind=kind,
+            class_values=task.class_values,
+            config=task.config,
+            volumes=tuple(volumes),
+            previous=None if previous is None else str(Path(previous).absolute()),
+            threads=threads,
+        )
+        write_atomically(self.request_file, request.model_dump_json(indent=1))
+        return request
+
+    def read_request(self) -> Request:
+        """The request.
+
+        Raises
+        ------
+        ValueError
+            If it was written by a newer version of this package, or is no request.
+        """
+        text = self.request_file.read_text(encoding="utf-8")
+        version = json.loads(text).get("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{self.request_file} was written by a newer napari-mlbseg (format {version}, this one reads "
+                f"{SCHEMA_VERSION}): update napari-mlbseg."
+            )
+        return Request.model_validate_json(text)
+
+    def open_task(self, request: Request) -> SegmentationTask:
+        """The frozen task of `request`, its arrays lazy."""
+        return SegmentationTask(
+            volumes=tuple(self._open_volume(volume) for volume in request.volumes),
+            class_values=request.class_values,
+            config=request.config,
+        )
+
+    def _open_volume(self, volume: VolumeRequest) -> Volume:
+        image = volume.image.open(self.path)
+        clean = np.zeros(image.shape[0], dtype=bool)
+        clean[list(volume.clean)] = True
+        return Volume(
+            name=volume.name,
+            image=image,
+            labels=volume.labels.open(self.path),
+            clean=clean,
+            initial_labels=None if volume.initial_labels is None else volume.initial_labels.open(self.path),
+            spacing=volume.spacing,
+            unit=volume.unit,
+            independent_slices=volume.independent_slices,
+            focus=volume.focus,
+        )
+
+    def _store(self, stem: str, array: Any) -> ArrayReference:
+        """Keep a whole array: a local zarr array by its path, an array in memory as .npy, others slice by slice."""
+        if isinstance(array, zarr.Array) and isinstance(array.store, LocalStore):
+            return ArrayReference(format="zarr", path=str((array.store.root / array.path).absolute()))
+        if isinstance(array, np.ndarray):
+            np.save(self.path / f"{stem}.npy", array, allow_pickle=False)
+            return ArrayReference(format="npy", path=f"{stem}.npy")
+        return self._store_slices(stem, array, range(array.shape[0]))
+
+    def _store_slices(self, stem: str, array: Any, slices: Any) -> ArrayReference:
+        """Keep some slices of an array as zarr, one chunk a slice; the others read as zero."""
+        target = zarr.create_array(
+            self.path / f"{stem}.zarr",
+            shape=tuple(array.shape),
+            chunks=(1, *array.shape[1:]),
+            dtype=array.dtype,
+            fill_value=0,
+            overwrite=True,
+        )
+        for z in slices:
+            target[z] = np.asarray(array[z])
+        return ArrayReference(format="zarr", path=f"{stem}.zarr")
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def append_event(self, event: Event) -> None:
+        """Append one line in one write, flushed to the operating system: it survives a killed process."""
+        with self.events_file.open("ab") as file:
+            file.write(to_json(event).encode() + b"\n")
+
+    def events(self) -> list[Event]:
+        """All complete events so far."""
+        return EventReader(self).read()
+
+    def focus(self) -> tuple[str, int] | None:
+        """Volume and slice that the user looks at, if anybody said so."""
+        try:
+            focus = json.loads(self.focus_file.read_text(encoding="utf-8"))
+            return str(focus["volume"]), int(focus["slice"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    # -- results -------------------------------------------------------------------------------------------------
+
+    def volume_path(self, name: str, several: bool) -> Path:
+        """Folder of a volume's result arrays: the results folder itself unless the job has several volumes."""
+        return self.results_path / safe_name(name) if several else self.results_path
+
+    def results(self, name: str) -> dict[str, zarr.Array]:
+        """Result arrays of a volume, opened for reading; those not yet made are missing."""
+        request = self.read_request()
+        path = self.volume_path(name, len(request.volumes) > 1)
+        return {child.name: zarr.open_array(child, mode="r") for child in sorted(path.glob("*")) if _is_array(child)}
+
+    def log_tail(self, lines: int = 12) -> str:
+        """Last lines of the worker's log."""
+        try:
+            text = self.log_file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class EventReader:
+    """Reads ``events.jsonl`` from where it last stopped; an unfinished last line waits for its end."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._path = folder.events_file
+        self._offset = 0
+        self.ended = False
+
+    def read(self) -> list[Event]:
+        """Events appended since the last call. Nothing follows a terminal event."""
+        if self.ended or not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        events: list[Event] = []
+        for line in complete.splitlines():
+            events.append(from_json(line))
+            if is_terminal(events[-1]):
+                self.ended = True
+                break
+        return events
+
+
+class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
+    """Results as zarr arrays in a job folder, one chunk a slice.
+
+    A chunk is written to a temporary file and renamed (zarr's local store does so), so a reader sees the old slice or
+    the new one.
+    """
+
+    def __init__(self, folder: JobFolder, task: SegmentationTask) -> None:
+        several = len(task.volumes) > 1
+        self._arrays: dict[str, dict[str, zarr.Array]] = {}
+        for volume in task.volumes:
+            path = folder.volume_path(volume.name, several)
+            self._arrays[volume.name] = {
+                name: zarr.create_array(
+                    path / name, shape=shape, chunks=(1, *shape[1:]), dtype=dtype, fill_value=0, overwrite=True
+                )
+                for name, (shape, dtype) in result_layout(task, volume).items()
+            }
+
+    def __getitem__(self, volume: str) -> Mapping[str, ResultArray]:
+        return self._arrays[volume]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def safe_name(name: str) -> str:
+    """`name` as a folder name on every file system."""
+    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ") or "volume"
+
+
+def _is_array(path: Path) -> bool:
+    return (path / "zarr.json").exists()

@@ -1,0 +1,192 @@
+"""The local backend: a worker process on this machine, in a process group of its own, at a lower priority."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
+from napari_mlbseg.jobs.autopsy import explain_death
+from napari_mlbseg.jobs.folder import EventReader, JobFolder, write_atomically
+from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.task import SegmentationTask
+
+__all__ = ["LocalJob"]
+
+_GRACE_SECONDS = 5.0  # from the request to stop until SIGTERM, and from there until SIGKILL
+_FINAL_STATES = {Finished: JobState.FINISHED, Cancelled: JobState.CANCELLED, Failed: JobState.FAILED}
+
+
+class LocalJob:
+    """A job whose worker is a process on this machine (see `napari_mlbseg.jobs.job.Job`).
+
+    Make one with `create` (a new job) or `attach` (one that an earlier process started). The worker goes on if this
+    process dies, because it talks to the folder only.
+    """
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.folder = folder
+        self._state = JobState.CREATED
+        self._reader = EventReader(folder)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._process: psutil.Process | None = None
+        self._cancelled_at: float | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        task: SegmentationTask,
+        *,
+        kind: Literal["train", "predict"] = "train",
+        previous: Path | None = None,
+        threads: int | None = None,
+    ) -> LocalJob:
+        """A new job in the folder `path`; raises OSError if that cannot be written.
+
+        Parameters
+        ----------
+        path : path
+            The job folder; made if missing.
+        task : SegmentationTask
+        kind : {"train", "predict"}
+        previous : Path, optional
+            Job folder whose model a training starts from, or a prediction uses.
+        threads : int, optional
+            Threads of the worker; by default one for every core.
+        """
+        folder = JobFolder(path)
+        folder.write_request(task, kind=kind, previous=previous, threads=threads)
+        return cls(folder)
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> LocalJob:
+        """A job that was started by another process; its events are read from the start."""
+        job = cls(JobFolder(path))
+        job._process = _living_worker(job.folder)
+        job._state = JobState.RUNNING
+        return job
+
+    @property
+    def state(self) -> JobState:
+        """State as of the last `poll`."""
+        return self._state
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, if it has one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the worker; raises OSError if that fails."""
+        if self._state is not JobState.CREATED:
+            raise RuntimeError(f"This job is {self._state.value} already: make a new one.")
+        self.folder.cancel_file.unlink(missing_ok=True)
+        self.folder.events_file.unlink(missing_ok=True)
+        with self.folder.log_file.open("wb") as log:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "napari_mlbseg.jobs.worker", str(self.folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **_own_group(),
+            )
+        self._process = psutil.Process(self._popen.pid)
+        self._state = JobState.RUNNING
+
+    def poll(self) -> list[Event]:
+        """Events since the last call; ends with a terminal event when the job ended, however it did."""
+        if self._state.is_final or self._state is JobState.CREATED:
+            return []
+        alive = self._is_alive()  # asked before reading, so that the last words of a worker are not missed
+        events = self._reader.read()
+        if not self._reader.ended and not alive:
+            events.append(self._last_word())
+            self._reader.ended = True
+        if events and is_terminal(events[-1]):
+            self._state = _FINAL_STATES[type(events[-1])]
+        elif self._cancelled_at is not None:
+            self._press(time.monotonic() - self._cancelled_at)
+        return events
+
+    def events(self, interval: float = 0.1) -> Iterator[Event]:
+        """Every event up to the terminal one; waits `interval` seconds between looks."""
+        while not self._state.is_final:
+            yield from self.poll()
+            if not self._state.is_final:
+                time.sleep(interval)
+
+    def cancel(self) -> None:
+        """Ask the worker to stop and keep what it has; `poll` ends one that does not answer in time."""
+        if self._state is JobState.RUNNING:
+            self._state = JobState.CANCELLING
+            self._cancelled_at = time.monotonic()
+            self.folder.cancel_file.touch()
+
+    def kill(self) -> None:
+        """End the worker at once; the next `poll` says so."""
+        self._signal_group(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def look_at(self, volume: str, z: int) -> None:
+        """Tell the worker which slice the user looks at."""
+        write_atomically(self.folder.focus_file, json.dumps({"volume": volume, "slice": int(z)}))
+
+    def _is_alive(self) -> bool:
+        if self._popen is not None:
+            return self._popen.poll() is None
+        return self._process is not None and self._process.is_running()
+
+    def _last_word(self) -> Event:
+        """The terminal event that the worker could not write; it is added to the folder for later readers."""
+        returncode = self._popen.returncode if self._popen is not None else None
+        event: Event = explain_death(returncode, self.folder.log_tail())
+        if self._cancelled_at is not None:  # it was asked to stop, and ended by us because it did not answer
+            event = Cancelled()
+        self.folder.append_event(event)
+        return event
+
+    def _press(self, waited: float) -> None:
+        """No answer to a cancel: terminate, then kill, the process group."""
+        if waited > 2 * _GRACE_SECONDS:
+            self.kill()
+        elif waited > _GRACE_SECONDS:
+            self._signal_group(signal.SIGTERM)
+
+    def _signal_group(self, number: int) -> None:
+        if self._process is None or not self._is_alive():
+            return
+        try:
+            if sys.platform == "win32":
+                for child in self._process.children(recursive=True):
+                    child.kill()
+                self._process.kill()
+            else:
+                os.killpg(self._process.pid, number)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass  # it ended between the look and the signal
+
+
+def _own_group() -> dict[str, object]:
+    """Arguments that start a process outside our group, so that it outlives us and can be ended as a whole."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def _living_worker(folder: JobFolder) -> psutil.Process | None:
+    """The worker named in the heartbeat, unless it ended and its number went to another process."""
+    try:
+        beat = json.loads(folder.heartbeat_file.read_text(encoding="utf-8"))
+        process = psutil.Process(beat["pid"])
+        return process if abs(process.create_time() - beat["created"]) < 1 else None
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None

@@ -1,0 +1,179 @@
+"""The worker: ``python -m napari_mlbseg.jobs.worker JOB_DIR`` does what the folder's request asks.
+
+It says everything through ``events.jsonl``, ends with exactly one terminal event, and imports torch only after the first
+initial labels are out, so that the user sees something at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import Event, Failed, Progress, Stage, is_terminal
+from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
+from napari_mlbseg.task import SegmentationTask
+
+__all__ = ["main"]
+
+_HEARTBEAT_SECONDS = 1.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job in the folder given as the only argument; 0 unless it failed."""
+    start = time.monotonic()
+    folder = JobFolder((arguments or sys.argv[1:])[0])
+    _beat(folder)
+    last: Event | None = None
+    try:
+        request = folder.read_request()
+        _be_modest(request.threads)
+        for last in _run(folder, request, start):
+            folder.append_event(last)
+    except Exception as error:  # the one place where any failure becomes the job's last word
+        traceback.print_exc()
+        last = _failure(error, folder)
+        folder.append_event(last)
+    return 0 if last is not None and not isinstance(last, Failed) else 1
+
+
+def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
+    """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
+    task = folder.open_task(request)
+    try:
+        yield from _attempt(folder, request, task, start)
+    except Exception as error:
+        smaller = _smaller(task.config)
+        if not _is_out_of_memory(error) or smaller is None:
+            raise
+        message = (
+            f"Out of memory: trying again with batch_size {smaller.batch_size} and patch_size {smaller.patch_size}."
+        )
+    yield Progress(stage=Stage.PREPARE, fraction=0, seconds=time.monotonic() - start, message=message)
+    _free_memory()
+    smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
+    yield from _attempt(folder, request, smaller_task, start)
+
+
+def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
+    results = ZarrResults(folder, task)
+    previous = JobFolder(request.previous) if request.previous else None
+    if request.kind == "predict":
+        if previous is None:
+            raise ValueError("A prediction needs the folder of a finished training.")
+        from napari_mlbseg.engine.predict import predict
+
+        events = predict(
+            task,
+            model=previous.model_file,
+            results=results,
+            stop=folder.cancel_file.exists,
+            start=start,
+        )
+    else:
+        from napari_mlbseg.engine.train import train
+
+        events = train(
+            task,
+            task.config.device,
+            results=results,
+            stop=folder.cancel_file.exists,
+            focus=folder.focus,
+            warm_start=previous.model_file if previous else None,
+            save_to=folder.model_file,
+            start=start,
+        )
+    for event in events:
+        yield event
+        if is_terminal(event):
+            return
+
+
+def _beat(folder: JobFolder) -> None:
+    """Rewrite the heartbeat from a daemon thread for as long as this process lives."""
+    beat = json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time()})
+
+    def loop() -> None:
+        while True:
+            try:
+                write_atomically(folder.heartbeat_file, beat)
+            except OSError:  # a full disk must not end the training; the next beat may succeed
+                pass
+            time.sleep(_HEARTBEAT_SECONDS)
+
+    threading.Thread(target=loop, name="heartbeat", daemon=True).start()
+
+
+def _be_modest(threads: int | None) -> None:
+    """Lower priority, so that painting and scrolling come first; at most `threads` threads."""
+    try:
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10)
+    except (psutil.AccessDenied, OSError):
+        pass  # not allowed here: the job still runs
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+
+
+def _smaller(config: TrainingConfig) -> TrainingConfig | None:
+    """A config that needs about half the memory, or None if there is none."""
+    if config.batch_size == config.clean_batch_size == 1 and config.patch_size <= 64:
+        return None
+    return config.updated(
+        batch_size=max(1, config.batch_size // 2),
+        clean_batch_size=max(1, config.clean_batch_size // 2),
+        patch_size=max(64, config.patch_size * 3 // 4),
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: torch has a type for CUDA and only words for the CPU."""
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in words or "not enough memory" in words))
+    )
+
+
+def _free_memory() -> None:
+    import gc
+
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _failure(error: Exception, folder: JobFolder) -> Failed:
+    """The last word of a job that met `error`: a sentence for mistakes in the input, more for all others."""
+    if _is_out_of_memory(error):
+        return Failed(
+            message="There was not enough memory, even with a smaller batch.",
+            advice="Close other programs, or choose a smaller patch_size, features or n_views (Advanced).",
+            log_tail=folder.log_tail(),
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return Failed(
+            message=f"A file could not be read or written: {error}.",
+            advice="Make room on the disk or choose a folder that can be written, then press Train again.",
+            log_tail=folder.log_tail(),
+        )
+    if isinstance(error, ValueError) and str(error):
+        return Failed(message=str(error), log_tail=folder.log_tail())
+    return Failed(
+        message=f"The training met an unexpected {type(error).__name__}: {error}",
+        advice=f"Please report this with the log, {Path(folder.log_file).name}.",
+        log_tail=folder.log_tail(),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
