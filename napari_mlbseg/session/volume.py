@@ -1,0 +1,127 @@
+"""A volume as the user sees it: in the axis order of its layer or file, with live annotations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from napari_mlbseg.task import TaskError, Volume
+
+__all__ = ["AnnotatedVolume"]
+
+#: Annotations of more voxels are not searched for labels outside the clean slices.
+_SEARCH_VOXELS = 2**28
+
+
+@dataclass(eq=False)
+class AnnotatedVolume:
+    """An image, the labels that a person paints on it, and the slices that they vouch for.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a session.
+    image : array-like
+        Three spatial axes in the user's order and, at `channel_axis`, channels.
+    annotation : array-like of int
+        The three spatial axes; the painted layer's own array, read and never written here.
+    slice_axis : int
+        Spatial axis along which the slices lie, 0 to 2 in the user's order.
+    channel_axis : int, optional
+        Axis of `image` that holds channels.
+    spacing : tuple of float
+        Distance of voxels along the three spatial axes in the user's order, in `unit`.
+    clean : set of int
+        Slices marked clean, counted along `slice_axis`.
+    initial_labels : array-like of int, optional
+        Labels from elsewhere for the unannotated slices, axes as in `annotation`.
+    independent_slices : bool
+        The slices are unrelated images.
+    """
+
+    name: str
+    image: Any
+    annotation: Any
+    slice_axis: int = 0
+    channel_axis: int | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    clean: set[int] = field(default_factory=set)
+    initial_labels: Any | None = None
+    independent_slices: bool = False
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices along `slice_axis`."""
+        return int(self.annotation.shape[self.slice_axis])
+
+    def slice_index(self, z: int) -> tuple[Any, ...]:
+        """Index of slice `z` in an array with the user's three spatial axes."""
+        return tuple(z if axis == self.slice_axis else slice(None) for axis in range(3))
+
+    def is_painted(self, z: int) -> bool:
+        """Whether anything is painted on slice `z`."""
+        return bool(np.any(np.asarray(self.annotation[self.slice_index(z)])))
+
+    def freeze(self, focus: int | None = None) -> Volume:
+        """The volume with its slice axis first, as a task takes it. Arrays are views, not copies.
+
+        Raises
+        ------
+        TaskError
+            If the image is not a stack, the annotation does not fit it, or a clean slice lies outside it.
+        """
+        image = self._channels_second(self.image)
+        if self.annotation.ndim != 3:
+            raise TaskError(
+                f"The labels of '{self.name}' have {self.annotation.ndim} axes: labels of a stack have three."
+            )
+        outside = sorted(z for z in self.clean if not 0 <= z < self.n_slices)
+        if outside:
+            raise TaskError(
+                f"Slice {outside[0]} of '{self.name}' is marked clean but the stack has slices 0 to "
+                f"{self.n_slices - 1}: unmark it."
+            )
+        clean = np.zeros(self.n_slices, dtype=bool)
+        clean[sorted(self.clean)] = True
+        given = self.initial_labels
+        order = (self.slice_axis, *(axis for axis in range(3) if axis != self.slice_axis))
+        z, y, x = (float(self.spacing[axis]) for axis in order)
+        return Volume(
+            name=self.name,
+            image=image,
+            labels=move_axis(self.annotation, self.slice_axis, 0),
+            clean=clean,
+            initial_labels=None if given is None else move_axis(given, self.slice_axis, 0),
+            spacing=(z, y, x),
+            unit=self.unit,
+            independent_slices=self.independent_slices,
+            focus=focus,
+        )
+
+    def painted_values(self) -> set[int]:
+        """Label numbers that occur anywhere in the annotation; of a huge one, only on its clean slices."""
+        if np.prod(self.annotation.shape) <= _SEARCH_VOXELS:
+            return {int(value) for value in np.unique(np.asarray(self.annotation))}
+        slices = [np.unique(np.asarray(self.annotation[self.slice_index(z)])) for z in self.clean]
+        return {int(value) for value in np.concatenate(slices)} if slices else set()
+
+    def _channels_second(self, image: Any) -> Any:
+        """(Z, Y, X) or (Z, C, Y, X)."""
+        spatial = image.ndim - (self.channel_axis is not None)
+        if spatial != 3:
+            raise TaskError(
+                f"The image '{self.name}' has {spatial} spatial axes: a stack of slices has three. "
+                + ("Stack several 2D images first." if spatial < 3 else "Choose one time point or position first.")
+            )
+        if self.channel_axis is None:
+            return move_axis(image, self.slice_axis, 0)
+        channels_first = move_axis(image, self.channel_axis, 0)
+        return move_axis(channels_first, self.slice_axis + 1, 0)
+
+
+def move_axis(array: Any, source: int, target: int) -> Any:
+    """`numpy.moveaxis` that leaves an array alone where nothing moves, so that lazy arrays stay lazy."""
+    return array if source == target else np.moveaxis(array, source, target)
