@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -40,14 +41,26 @@ class SessionState(Enum):
     STOPPING = "stopping"
 
 
+class TemporaryFolder:
+    """A folder that is there for as long as anybody holds this object: the session, or a layer that reads from it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="napari-mlbseg-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(eq=False)
 class Round:
-    """One training: a frozen task, the job that ran it and what it said."""
+    """One training: a frozen task, the job that ran it and what it said.
+
+    `keeps` holds the session's temporary folder, if it has one: whoever reads the round's results keeps the round.
+    """
 
     number: int
     job: Job
     task: SegmentationTask
     events: list[Event] = field(default_factory=list)
+    keeps: TemporaryFolder | None = None
 
     @property
     def outcome(self) -> Event | None:
@@ -61,7 +74,8 @@ class SegmentationSession:
     Parameters
     ----------
     folder : path, optional
-        Where rounds are kept, in ``rounds/NNN``. By default a temporary folder that `close` removes.
+        Where rounds are kept, in ``rounds/NNN``. By default a temporary folder, which goes when the session was closed
+        and nobody holds one of its rounds any more.
 
     Notes
     -----
@@ -78,7 +92,7 @@ class SegmentationSession:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self._folder = Path(folder) if folder is not None else None
-        self._is_temporary = folder is None
+        self._temporary: TemporaryFolder | None = None
         self._volumes: dict[str, AnnotatedVolume] = {}
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
@@ -105,6 +119,11 @@ class SegmentationSession:
         self._volumes[volume.name] = volume
         self.volumes_changed.emit()
         self.clean_changed.emit(volume.name)
+
+    def set_volumes(self, volumes: Iterable[AnnotatedVolume]) -> None:
+        """Have exactly these volumes."""
+        self._volumes = {volume.name: volume for volume in volumes}
+        self.volumes_changed.emit()
 
     def remove_volume(self, name: str) -> None:
         """Forget the volume of that name, if there is one."""
@@ -158,9 +177,11 @@ class SegmentationSession:
     @property
     def folder(self) -> Path:
         """The session's folder; a temporary one is made when it is first needed."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="napari-mlbseg-"))
-        return self._folder
+        if self._folder is not None:
+            return self._folder
+        if self._temporary is None:
+            self._temporary = TemporaryFolder()
+        return self._temporary.path
 
     def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
         """The frozen task of the next training.
@@ -199,7 +220,7 @@ class SegmentationSession:
             self.folder / "rounds" / f"{number:03d}", task, previous=self._warm_model(task), threads=_threads_beside_a_window()
         )
         job.start()
-        started = Round(number=number, job=job, task=task)
+        started = Round(number=number, job=job, task=task, keeps=self._temporary)
         self.rounds.append(started)
         self._set_state(SessionState.RUNNING)
         self.round_started.emit(started)
@@ -235,7 +256,7 @@ class SegmentationSession:
             self.current_round.job.look_at(name, z)
 
     def close(self) -> None:
-        """Stop a running job and remove a temporary folder. Call it when the window goes."""
+        """Stop a running job and let go of the rounds and a temporary folder. Call it when the window goes."""
         current = self.current_round
         if current is not None and not current.job.state.is_final:
             current.job.cancel()
@@ -243,9 +264,9 @@ class SegmentationSession:
                 current.job.kill()
                 for _ in current.job.events(interval=0.02):
                     pass
-        if self._is_temporary and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self.rounds.clear()
+        self._temporary = None
+        self._set_state(SessionState.IDLE)
 
     def _set_state(self, state: SessionState) -> None:
         if state is not self._state:

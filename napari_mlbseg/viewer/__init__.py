@@ -1,0 +1,1 @@
+"""The window: napari layers and Qt panels around a `SegmentationSession`. Never imports torch."""

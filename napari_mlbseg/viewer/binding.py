@@ -1,0 +1,178 @@
+"""The tie between napari layers and a volume of the session: axes, transforms, the slice in view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+
+from napari_mlbseg.session import AnnotatedVolume
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+__all__ = [
+    "METADATA_KEY",
+    "VolumeBinding",
+    "annotates",
+    "axis_name",
+    "current_slice",
+    "default_slice_axis",
+    "is_result",
+    "make_annotation",
+    "matching_annotation",
+    "show_slice",
+    "spatial_shape",
+    "transform_of",
+    "turn_view",
+    "voxel_spacing",
+]
+
+#: Key of a result layer's metadata that holds where it comes from.
+METADATA_KEY = "mlbseg"
+
+
+@dataclass(eq=False)
+class VolumeBinding:
+    """An image layer and the labels layer that a person paints on it.
+
+    Attributes
+    ----------
+    image : Image
+    annotation : Labels, optional
+        None: nothing is painted on this image, it is only segmented along with the others.
+    initial_labels : Labels, optional
+        Labels from elsewhere for the unannotated slices.
+    clean : dict of int to set of int
+        For each slice axis, the slices marked clean: a mark means nothing along another axis. The session's volume
+        holds the same set.
+    """
+
+    image: Image
+    annotation: Labels | None = None
+    initial_labels: Labels | None = None
+    clean: dict[int, set[int]] = field(default_factory=dict)
+
+    def to_volume(self, slice_axis: int, independent: bool) -> AnnotatedVolume:
+        """The session's view of these layers; arrays are shared, not copied."""
+        image = self.image
+        shape = spatial_shape(image)
+        annotation = np.broadcast_to(np.uint8(0), shape) if self.annotation is None else _pixels(self.annotation)
+        # axes that are not there are reported by the session when it freezes the volume, in a sentence
+        axis = min(slice_axis, annotation.ndim - 1)
+        return AnnotatedVolume(
+            name=image.name,
+            image=_pixels(image),
+            annotation=annotation,
+            slice_axis=axis,
+            channel_axis=len(shape) if image.rgb else None,
+            spacing=voxel_spacing(image) if len(shape) == 3 else (1.0, 1.0, 1.0),
+            unit=str(image.units[axis]),
+            clean=self.clean.setdefault(axis, set()),
+            initial_labels=None if self.initial_labels is None else _pixels(self.initial_labels),
+            independent_slices=independent,
+        )
+
+    def holds(self, layer: Layer | None) -> bool:
+        """Whether `layer` is one of these."""
+        return layer is not None and any(layer == mine for mine in (self.image, self.annotation, self.initial_labels))
+
+
+def _pixels(layer: Layer) -> Any:
+    """Data of a layer at full resolution."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def spatial_shape(image: Image) -> tuple[int, ...]:
+    """Shape of an image layer at full resolution, without an RGB axis."""
+    shape = tuple(int(n) for n in _pixels(image).shape)
+    return shape[:-1] if image.rgb else shape
+
+
+def transform_of(layer: Layer) -> dict[str, Any]:
+    """What places a layer in the world: results and annotations take it from their image."""
+    return {
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+    }
+
+
+def make_annotation(image: Image) -> Labels:
+    """An empty labels layer that lies exactly on `image`."""
+    return Labels(np.zeros(spatial_shape(image), dtype=np.uint8), name=f"{image.name} annotation", **transform_of(image))
+
+
+def annotates(labels: Labels, image: Image) -> bool:
+    """Whether a labels layer has the shape of an image and can be painted on."""
+    return not labels.multiscale and tuple(labels.data.shape) == spatial_shape(image)
+
+
+def matching_annotation(image: Image, viewer: Viewer) -> Labels | None:
+    """The topmost labels layer of the viewer that fits `image` and is a person's, not a result."""
+    candidates = [layer for layer in reversed(list(viewer.layers)) if isinstance(layer, Labels)]
+    return next((layer for layer in candidates if not is_result(layer) and annotates(layer, image)), None)
+
+
+def is_result(layer: Layer) -> bool:
+    """Whether a layer holds our results: such a layer is never offered as an image or annotation."""
+    return METADATA_KEY in layer.metadata
+
+
+def voxel_spacing(layer: Layer) -> tuple[float, ...]:
+    """Distance in the world of neighbouring voxels along each axis, with every transform of the layer in it."""
+    origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
+    return tuple(float(np.linalg.norm(np.asarray(layer.data_to_world(step)) - origin)) for step in np.eye(layer.ndim))
+
+
+def default_slice_axis(image: Image, viewer: Viewer) -> int:
+    """The axis of clearly coarsest spacing; where there is none, the one that the user scrolls through."""
+    if image.ndim != 3:
+        return 0
+    spacing = np.asarray(voxel_spacing(image))
+    coarsest = int(spacing.argmax())
+    if spacing[coarsest] > 1.01 * np.delete(spacing, coarsest).max():
+        return coarsest
+    scrolled = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.not_displayed]
+    return next((axis for axis in reversed(scrolled) if 0 <= axis < 3), 0)
+
+
+def axis_name(layer: Layer, axis: int) -> str:
+    """Name of an axis for people: its label, or 'axis 0' where nobody named it."""
+    label = str(layer.axis_labels[axis])
+    return f"axis {axis}" if label.lstrip("-").isdigit() or label.startswith("axis ") else f"{label} (axis {axis})"
+
+
+def current_slice(viewer: Viewer, layer: Layer, slice_axis: int) -> int | None:
+    """Slice of `layer` that is in view, or None if the view is along another axis or outside the stack."""
+    world_axis = viewer.dims.ndim - layer.ndim + slice_axis
+    if slice_axis >= layer.ndim or world_axis in viewer.dims.displayed:
+        return None
+    position = np.asarray(layer.world_to_data(viewer.dims.point))
+    z = int(np.round(position[slice_axis]))
+    return z if 0 <= z < spatial_shape(layer)[slice_axis] else None
+
+
+def show_slice(viewer: Viewer, layer: Layer, slice_axis: int, z: int) -> None:
+    """Scroll the viewer to slice `z` of `layer`, turning the view if it lies along another axis."""
+    turn_view(viewer, layer, slice_axis)
+    position = np.asarray(layer.world_to_data(viewer.dims.point), dtype=float)
+    position[slice_axis] = z
+    world_axis = viewer.dims.ndim - layer.ndim + slice_axis
+    viewer.dims.set_point(world_axis, float(layer.data_to_world(position)[slice_axis]))
+
+
+def turn_view(viewer: Viewer, layer: Layer, slice_axis: int) -> None:
+    """Show slices along `slice_axis` in 2D, the other two axes in their order."""
+    world_axis = viewer.dims.ndim - layer.ndim + slice_axis
+    if viewer.dims.ndisplay != 2:
+        viewer.dims.ndisplay = 2
+    if world_axis in viewer.dims.displayed:
+        viewer.dims.order = (world_axis, *(axis for axis in range(viewer.dims.ndim) if axis != world_axis))

@@ -1,0 +1,191 @@
+"""Panel *Data*: which images, painted on which layers, sliced along which axis."""
+
+from __future__ import annotations
+
+from napari.layers import Image, Labels
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QFrame, QHBoxLayout, QLabel, QPushButton, QWidget
+
+from napari_mlbseg.viewer.binding import (
+    VolumeBinding,
+    axis_name,
+    is_result,
+    make_annotation,
+    matching_annotation,
+    spatial_shape,
+)
+from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.layer_combo import LayerCombo
+from napari_mlbseg.viewer.panel import Panel
+
+__all__ = ["DataPanel", "VolumeRow"]
+
+
+class VolumeRow(QFrame):
+    """One image and its annotation."""
+
+    changed = Signal()
+    new_wanted = Signal()
+    removal_wanted = Signal()
+
+    def __init__(self, removable: bool) -> None:
+        super().__init__()
+        self.image = LayerCombo("open an image first")
+        self.annotation = LayerCombo("none yet: press New")
+        self.new = QPushButton("&New")
+        self.new.setToolTip("Make an empty layer to paint on, lying exactly on the image.")
+        self.remove = QPushButton("Leave out")
+        self.remove.setToolTip("Do not train on this image. No layer is deleted.")
+        self.remove.setVisible(removable)
+        form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("&Image", _beside(self.image, self.remove))
+        form.addRow("&Annotation", _beside(self.annotation, self.new))
+        form.labelForField(form.itemAt(0, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.image)
+        form.labelForField(form.itemAt(1, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.annotation)
+        self.image.setAccessibleName("Image")
+        self.annotation.setAccessibleName("Annotation")
+        self.image.layer_chosen.connect(self._on_chosen)
+        self.annotation.layer_chosen.connect(self._on_chosen)
+        self.new.clicked.connect(self.new_wanted)
+        self.remove.clicked.connect(self.removal_wanted)
+
+    def _on_chosen(self, layer: object) -> None:
+        self.changed.emit()
+
+
+class DataPanel(Panel):
+    """Shows and changes the controller's bindings."""
+
+    def __init__(self, controller: DockController) -> None:
+        super().__init__("Data")
+        self._controller = controller
+        self.volume_rows: list[VolumeRow] = []
+        self.add = QPushButton("Train on &another image too")
+        self.add.setToolTip("Several images are learnt as one task; each may have clean slices or none.")
+        self.slice_axis = QComboBox()
+        self.independent = QCheckBox("Slices are &unrelated images")
+        self.independent.setToolTip("Tick for a stack of separate 2D pictures: nothing is filled in between neighbours.")
+        self.problem = QLabel(wordWrap=True)
+        axis = QWidget()
+        form = QFormLayout(axis)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("&Slices along", self.slice_axis)
+        self.slice_axis.setToolTip("The axis you scroll through while painting: usually the coarsest.")
+        for widget in (self.add, axis, self.independent, self.problem):
+            self.rows.addWidget(widget)
+        self.add.clicked.connect(self._on_add)
+        self.slice_axis.activated.connect(self._on_slices)
+        self.independent.toggled.connect(self._on_slices)
+        self.listen(controller.layers_changed, self._on_layers_changed)
+        self._on_layers_changed()
+
+    # -- to the controller ---------------------------------------------------------------------------------------
+
+    def _on_row_changed(self) -> None:
+        pairs = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
+        used = [binding.image for binding in self._controller.bindings]
+        viewer = self._controller.viewer
+        # an image that was just chosen does not take over the annotation of the one before
+        self._controller.set_layers(
+            [(image, label if image in used else matching_annotation(image, viewer)) for image, label in pairs if image]
+        )
+
+    def _on_new(self) -> None:
+        row = self.volume_rows.index(self.sender())
+        if row >= len(self._controller.bindings):
+            self._controller.complained.emit("There is no image to annotate: open one, or try File > Open Sample.")
+            return
+        binding = self._controller.bindings[row]
+        annotation = make_annotation(binding.image)
+        pairs = [(b.image, annotation if b is binding else b.annotation) for b in self._controller.bindings]
+        self._controller.viewer.add_layer(annotation)
+        self._controller.set_layers(pairs)
+        self._controller.viewer.layers.selection.active = annotation
+        annotation.mode = "paint"
+
+    def _on_add(self) -> None:
+        image = self._unused_images()[0]
+        pairs = [(b.image, b.annotation) for b in self._controller.bindings]
+        self._controller.set_layers([*pairs, (image, None)])
+
+    def _on_removal(self) -> None:
+        row = self.volume_rows.index(self.sender())
+        pairs = [(b.image, b.annotation) for b in self._controller.bindings]
+        self._controller.set_layers(pairs[:row] + pairs[row + 1 :])
+
+    def _on_slices(self) -> None:
+        self._controller.set_slices(max(0, self.slice_axis.currentIndex()), self.independent.isChecked())
+
+    # -- from the controller -------------------------------------------------------------------------------------
+
+    def _on_layers_changed(self) -> None:
+        bindings = self._controller.bindings
+        self._have_rows(max(1, len(bindings)))
+        unused = self._unused_images()
+        self.add.setVisible(bool(bindings) and bool(unused))
+        for row, binding in zip(self.volume_rows, bindings or [None], strict=True):
+            self._fill(row, binding, unused)
+        self._show_axes(bindings[0] if bindings else None)
+        self.problem.setText(_description(bindings[0].image) if bindings else "Open an image, or File > Open Sample.")
+
+    def _have_rows(self, number: int) -> None:
+        while len(self.volume_rows) > number:
+            row = self.volume_rows.pop()
+            self.rows.removeWidget(row)
+            row.hide()
+            row.deleteLater()
+        while len(self.volume_rows) < number:
+            row = VolumeRow(removable=bool(self.volume_rows))
+            row.changed.connect(self._on_row_changed)
+            row.new_wanted.connect(self._on_new)
+            row.removal_wanted.connect(self._on_removal)
+            self.rows.insertWidget(len(self.volume_rows), row)
+            self.volume_rows.append(row)
+
+    def _fill(self, row: VolumeRow, binding: VolumeBinding | None, unused: list[Image]) -> None:
+        layers = [layer for layer in self._controller.viewer.layers if not is_result(layer)]
+        labels = [layer for layer in layers if isinstance(layer, Labels) and not layer.multiscale]
+        if binding is None:
+            row.image.set_choices(unused, None)
+            row.annotation.set_choices(labels, None)
+        else:
+            row.image.set_choices([binding.image, *unused], binding.image)
+            row.annotation.set_choices(labels, binding.annotation)
+        row.new.setEnabled(binding is not None)
+
+    def _unused_images(self) -> list[Image]:
+        used = [binding.image for binding in self._controller.bindings]
+        layers = [layer for layer in self._controller.viewer.layers if isinstance(layer, Image) and not is_result(layer)]
+        return [layer for layer in layers if layer not in used]
+
+    def _show_axes(self, binding: VolumeBinding | None) -> None:
+        with QSignalBlocker(self.slice_axis), QSignalBlocker(self.independent):
+            self.slice_axis.clear()
+            if binding is not None:
+                shape = spatial_shape(binding.image)
+                names = [f"{axis_name(binding.image, axis)}: {n} slices" for axis, n in enumerate(shape)]
+                self.slice_axis.addItems(names)
+                self.slice_axis.setCurrentIndex(self._controller.slice_axis)
+            self.independent.setChecked(self._controller.independent_slices)
+
+
+def _description(image: Image) -> str:
+    """What is wrong with an image for this purpose; empty if nothing."""
+    n_axes = len(spatial_shape(image))
+    if n_axes < 3:
+        return "This is one 2D image. A stack of slices is needed: stack several images first (select them, right-click, Merge to Stack)."
+    if n_axes > 3:
+        return "This image has more than three axes: choose one time point or position first (right-click it, Split Stack)."
+    return ""
+
+
+def _beside(left: QWidget, right: QWidget) -> QWidget:
+    both = QWidget()
+    row = QHBoxLayout(both)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(left, stretch=1)
+    row.addWidget(right)
+    return both

@@ -1,0 +1,81 @@
+"""The dock *MLB-Seg*: the panels, top to bottom in the order of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import napari.viewer
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.viewer.clean_panel import CleanPanel
+from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.data_panel import DataPanel
+from napari_mlbseg.viewer.results_panel import ResultsPanel
+from napari_mlbseg.viewer.train_panel import TrainPanel
+
+if TYPE_CHECKING:
+    from napari_mlbseg.viewer.panel import Panel
+
+__all__ = ["MLBSegDock"]
+
+
+class MLBSegDock(QWidget):
+    """Segment a stack from a few clean slices.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    session : SegmentationSession, optional
+        By default a new one, in a temporary folder.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer, session: SegmentationSession | None = None) -> None:
+        super().__init__()
+        self.controller = DockController(napari_viewer, session)
+        self._adopt_what_is_open()
+        self.data = DataPanel(self.controller)
+        self.clean = CleanPanel(self.controller)
+        self.train = TrainPanel(self.controller)
+        self.results = ResultsPanel(self.controller)
+        self._lay_out()
+        controller, panels = self.controller, self.panels
+        # a closed dock is not told reliably, so its destruction ends the session; by then only these are still there
+        self.destroyed.connect(lambda *_: _end(controller, panels))
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """Top to bottom."""
+        return self.data, self.clean, self.train, self.results
+
+    def _adopt_what_is_open(self) -> None:
+        """Begin with the selected image, or the first."""
+        viewer = self.controller.viewer
+        layers = list(viewer.layers)
+        selected = [layer for layer in layers if layer in viewer.layers.selection]
+        for layer in (*selected, *layers):
+            self.controller.adopt(layer)
+
+    def _lay_out(self) -> None:
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(4)
+        for panel in self.panels:
+            column.addWidget(panel)
+        column.addStretch(1)
+        scroll = QScrollArea(widgetResizable=True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll)
+        self.setMinimumWidth(330)
+
+
+def _end(controller: DockController, panels: tuple[Panel, ...]) -> None:
+    for panel in panels:
+        panel.deafen()
+    controller.close()

@@ -1,0 +1,263 @@
+"""Results of a training as napari layers: made once a volume, then updated in place, round after round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_mlbseg.events import Preview
+from napari_mlbseg.viewer.arrays import Reader, SliceReader
+from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, spatial_shape, transform_of
+from napari_mlbseg.viewer.result_kinds import RESULT_KINDS, ResultKind
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    from napari_mlbseg.session import Round
+
+__all__ = ["ResultLayers"]
+
+
+class ResultLayers:
+    """The result layers of a viewer.
+
+    `expect` says which layers a round's results belong to, `take` reads a Preview, `flush` redraws what changed.
+    """
+
+    changed = Signal()  # layers came, went, or were shown or hidden
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._round: Round | None = None
+        self._targets: dict[str, _Target] = {}
+        self._stale: set[tuple[str, str]] = set()
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+
+    def close(self) -> None:
+        """Stop listening; the layers stay."""
+        self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        for target in self._targets.values():
+            for layer in target.layers.values():
+                self._unwatch(layer)
+        self._targets.clear()
+        self._round = None
+
+    def __iter__(self) -> Iterator[tuple[ResultKind, Layer]]:
+        for target in self._targets.values():
+            for kind in RESULT_KINDS:
+                if kind.key in target.layers:
+                    yield kind, target.layers[kind.key]
+
+    def expect(self, started: Round, bindings: dict[str, VolumeBinding], slice_axis: int) -> None:
+        """Results of `started` come next; earlier ones are shown until then."""
+        earlier = list(self._targets.values())
+        self._round, self._targets = started, {}
+        for name, binding in bindings.items():
+            same = next((target for target in earlier if target.binding.image == binding.image), None)
+            target = _Target(binding, slice_axis)
+            if same is not None:
+                target.layers, target.readers = same.layers, same.readers if same.slice_axis == slice_axis else {}
+                earlier.remove(same)
+            self._targets[name] = target
+        for left_over in earlier:  # of an image that is no longer trained on: its layers are the user's now
+            for layer in left_over.layers.values():
+                self._unwatch(layer)
+
+    def take(self, event: Preview) -> None:
+        """Note what was written, and make the layers that can be made now."""
+        target = self._targets.get(event.volume)
+        if target is None or self._round is None:
+            return
+        for array in event.arrays:
+            target.written[array].update(event.slices)
+        for kind in RESULT_KINDS:
+            if set(kind.arrays) & set(event.arrays) and all(target.written[array] for array in kind.arrays):
+                self._stale.add((event.volume, kind.key))
+
+    def flush(self) -> None:
+        """Show what `take` noted since the last call: one redraw a layer, however many slices came."""
+        stale, self._stale = self._stale, set()
+        for kind in RESULT_KINDS:
+            for name, target in self._targets.items():
+                if (name, kind.key) in stale:
+                    self._show(name, target, kind)
+
+    def is_visible(self, key: str) -> bool:
+        """Whether a layer of that kind is shown."""
+        return any(layer.visible for kind, layer in self if kind.key == key)
+
+    def is_available(self, key: str) -> bool:
+        """Whether there is something to show of that kind."""
+        kind = _kind(key)
+        return any(kind.key in target.readers for target in self._targets.values())
+
+    def set_visible(self, key: str, visible: bool) -> None:
+        """Show or hide a kind of result of every volume; a layer that was deleted comes back when shown."""
+        kind = _kind(key)
+        for name, target in self._targets.items():
+            if visible and key not in target.layers and key in target.readers:
+                self._insert(name, target, kind, target.readers[key])
+            if key in target.layers:
+                target.layers[key].visible = visible
+        self.changed.emit()
+
+    def _show(self, name: str, target: _Target, kind: ResultKind) -> None:
+        if kind.key not in target.sources:
+            self._open(name, target, kind)
+            fresh = self._fresh_reader(target, kind)
+            shown = target.layers.get(kind.key)
+            if shown is not None and _fits(shown, fresh):
+                fresh = shown.data
+                fresh.read_from(target.sources[kind.key])
+                self._describe(shown, name, kind)
+            elif shown is not None:
+                self._remove(target, kind.key)
+            target.readers[kind.key] = fresh
+            if kind.key not in target.layers:
+                self._insert(name, target, kind, fresh)
+                self.changed.emit()
+        layer = target.layers.get(kind.key)
+        if layer is not None:
+            layer.refresh(extent=False)
+
+    def _open(self, name: str, target: _Target, kind: ResultKind) -> None:
+        assert self._round is not None  # `take` saw to it
+        if not set(kind.arrays) <= set(target.arrays):
+            target.arrays = self._round.job.folder.results(name)
+        target.open(kind, before=target.readers.get(kind.key))
+
+    def _fresh_reader(self, target: _Target, kind: ResultKind) -> SliceReader:
+        source = target.sources[kind.key]
+        dtype = source.dtype if kind.is_labels else np.float32
+        return SliceReader(source, spatial_shape(target.binding.image), dtype, target.slice_axis)
+
+    def _insert(self, name: str, target: _Target, kind: ResultKind, reader: SliceReader) -> None:
+        """Put a new layer beneath the annotation, and leave the user's layer selected."""
+        image, annotation = target.binding.image, target.binding.annotation
+        options = {**kind.options, **transform_of(image), "name": f"{image.name} {kind.layer_name}"}
+        if kind.is_labels:
+            layer: Layer = Labels(reader, **options)
+            self._share_colours(layer)
+        else:
+            layer = Image(reader, rgb=False, multiscale=False, **options)
+        layer.editable = False
+        layers = self._viewer.layers
+        selected = list(layers.selection)
+        active = layers.selection.active
+        position = list(layers).index(annotation) if annotation is not None and annotation in layers else len(layers)
+        target.layers[kind.key] = layer
+        self._describe(layer, name, kind)
+        layers.insert(position, layer)
+        layer.editable = False  # inserting may have unlocked it
+        layer.events.editable.connect(self._on_editable)
+        layer.events.visible.connect(self._on_visible)
+        layers.selection.clear()
+        layers.selection.update(selected)
+        if active is not None:
+            layers.selection.active = active
+
+    def _share_colours(self, layer: Labels) -> None:
+        """Colours of the painted layer, so that a label looks the same in both."""
+        painted = [target.binding.annotation for target in self._targets.values()]
+        colours = next((annotation.colormap for annotation in painted if annotation is not None), None)
+        if colours is not None:
+            layer.colormap = colours
+
+    def _describe(self, layer: Layer, name: str, kind: ResultKind) -> None:
+        """Say in the layer where it comes from, and keep its round's files for as long as it shows them."""
+        assert self._round is not None  # layers come from rounds only
+        layer.metadata[METADATA_KEY] = {
+            "image": name,
+            "result": kind.key,
+            "round": self._round.number,
+            "job_folder": str(self._round.job.folder.path),
+            "class_values": self._round.task.class_values,
+            "config": self._round.task.config.model_dump(mode="json"),
+        }
+        layer.data.keeps = self._round
+
+    def _remove(self, target: _Target, key: str) -> None:
+        layer = target.layers.pop(key)
+        self._unwatch(layer)
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def _unwatch(self, layer: Layer) -> None:
+        layer.events.editable.disconnect(self._on_editable)
+        layer.events.visible.disconnect(self._on_visible)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        """The user deleted a result: it comes back with the next round, or when it is ticked."""
+        for target in self._targets.values():
+            for key, layer in list(target.layers.items()):
+                if layer == event.value:
+                    del target.layers[key]
+                    self._unwatch(layer)
+                    self.changed.emit()
+
+    def _on_editable(self, event: Any) -> None:
+        """napari unlocks layers now and then (new data, 3D and back); results stay locked."""
+        if event.source.editable:
+            event.source.editable = False
+
+    def _on_visible(self, event: Any) -> None:
+        self.changed.emit()
+
+
+class _Target:
+    """Where the results of one volume go, and what came so far in this round."""
+
+    def __init__(self, binding: VolumeBinding, slice_axis: int) -> None:
+        self.binding = binding
+        self.slice_axis = slice_axis
+        self.layers: dict[str, Layer] = {}
+        self.readers: dict[str, SliceReader] = {}  # of this round or, until it has something, of the one before
+        self.arrays: dict[str, Any] = {}  # this and the following: of this round only
+        self.sources: dict[str, _Patchwork] = {}
+        self.written: dict[str, set[int]] = defaultdict(set)
+
+    def open(self, kind: ResultKind, before: SliceReader | None) -> None:
+        """Begin to read a kind of result from this round; slices that are not there yet come from `before`."""
+        newest = kind.reader(self.arrays)
+        dtype = self.arrays[kind.arrays[0]].dtype
+        written = [self.written[array] for array in kind.arrays]
+        fits = before is not None and before.shape == spatial_shape(self.binding.image)
+        self.sources[kind.key] = _Patchwork(newest, written, before.read if before is not None and fits else None, dtype)
+
+
+@dataclass(eq=False)
+class _Patchwork:
+    """Reads the slices that this round has written, and the others from the round before."""
+
+    newest: Reader
+    written: list[set[int]]  # live: grows with every Preview
+    before: Reader | None
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+
+    def __call__(self, slices: slice) -> np.ndarray:
+        if self.before is None:
+            return self.newest(slices)
+        missing = [z for z in range(slices.start, slices.stop) if not all(z in written for written in self.written)]
+        if not missing:
+            return self.newest(slices)
+        block = np.array(self.newest(slices))
+        for z in missing:
+            block[z - slices.start] = self.before(slice(z, z + 1))[0]
+        return block
+
+
+def _fits(layer: Layer, reader: SliceReader) -> bool:
+    """Whether the layer can go on with another source: same shape, type and slice axis."""
+    old = layer.data
+    return (old.shape, old.dtype, old.slice_axis) == (reader.shape, reader.dtype, reader.slice_axis)
+
+
+def _kind(key: str) -> ResultKind:
+    return next(kind for kind in RESULT_KINDS if kind.key == key)

@@ -1,0 +1,68 @@
+"""What all panels of the dock are: a heading that folds them away, and connections that they let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+
+__all__ = ["Panel", "hint"]
+
+
+class Panel(QWidget):
+    """A part of the dock with a heading; a click on the heading, or Space, folds it.
+
+    superqt's QCollapsible fixes the height of its content, which cuts off wrapped text and lists that grow.
+
+    Parameters
+    ----------
+    title : str
+        Heading; an ampersand marks its mnemonic.
+    folded : bool
+        Whether only the heading shows at first.
+    """
+
+    def __init__(self, title: str, *, folded: bool = False) -> None:
+        super().__init__()
+        self._listening: list[tuple[Any, Callable[..., None]]] = []
+        self.heading = QToolButton(text=title, checkable=True, checked=not folded)
+        self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.heading.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.heading.setStyleSheet("QToolButton { border: none; font-weight: bold; text-align: left; padding: 4px 2px; }")
+        self.body = QWidget()
+        self.rows = QVBoxLayout(self.body)
+        self.rows.setContentsMargins(10, 2, 2, 8)
+        self.rows.setSpacing(6)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.heading)
+        layout.addWidget(self.body)
+        self.heading.toggled.connect(self._on_unfolded)
+        self._on_unfolded(not folded)
+
+    def listen(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Connect a psygnal signal for as long as the panel lives."""
+        signal.connect(slot)
+        self._listening.append((signal, slot))
+
+    def deafen(self) -> None:
+        """Disconnect what `listen` connected: a signal must not reach a widget that is being destroyed."""
+        while self._listening:
+            signal, slot = self._listening.pop()
+            signal.disconnect(slot)
+
+    def _on_unfolded(self, unfolded: bool) -> None:
+        self.heading.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
+        self.body.setVisible(unfolded)
+
+
+def hint(text: str) -> QLabel:
+    """A wrapped line that explains, quieter than the rest."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setStyleSheet("QLabel { color: palette(mid); font-style: italic; }")
+    return label

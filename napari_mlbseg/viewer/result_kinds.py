@@ -1,0 +1,118 @@
+"""The kinds of result a volume has: what each is called, what it means and how it looks. Written once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari.utils.colormaps import Colormap
+
+from napari_mlbseg.viewer.arrays import Reader, as_is, highest_foreground, preference
+
+__all__ = ["RESULT_KINDS", "WEIGHT_LIMITS", "ResultKind"]
+
+#: Contrast limits of both weight maps, the same in every round so that they compare. 1 is the average weight.
+WEIGHT_LIMITS = (0.0, 2.0)
+
+# Additive layers must be black where they say nothing; blue and orange differ for every kind of colour vision.
+_BLUE_OR_ORANGE = Colormap(
+    [[0.20, 0.55, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0], [1.0, 0.60, 0.10, 1.0]],
+    name="mlbseg preference",
+    display_name="initial (blue) or pseudo (orange)",
+)
+
+
+@dataclass(frozen=True)
+class ResultKind:
+    """One layer of results.
+
+    Attributes
+    ----------
+    key : str
+        Name in code.
+    layer_name : str
+        What follows the image's name in the layer list.
+    words, help : str
+        Checkbox and tooltip.
+    arrays : tuple of str
+        Result arrays that it is read from.
+    reader : callable
+        Arrays by name -> reader of its slices.
+    options : mapping
+        How the layer looks at first; a labels layer has no colormap here, it takes the annotation's.
+    is_labels : bool
+    """
+
+    key: str
+    layer_name: str
+    words: str
+    help: str
+    arrays: tuple[str, ...]
+    reader: Callable[[Mapping[str, Any]], Reader]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_labels: bool = False
+
+
+def _map(colormap: Any, limits: tuple[float, float]) -> dict[str, Any]:
+    return {"colormap": colormap, "contrast_limits": limits, "blending": "additive", "opacity": 0.8, "visible": False}
+
+
+RESULT_KINDS = (
+    ResultKind(
+        key="pseudo_labels",
+        layer_name="pseudo-labels",
+        words="Pseudo-labels",
+        help="The model's segmentation of every slice, in your labels' colours. It never changes what you painted.",
+        arrays=("pseudo_labels",),
+        reader=lambda arrays: as_is(arrays["pseudo_labels"]),
+        options={"opacity": 0.45, "visible": True},
+        is_labels=True,
+    ),
+    ResultKind(
+        key="initial_labels",
+        layer_name="initial labels",
+        words="Initial labels",
+        help="The first guess for the slices that you did not mark clean; training finds out where it can be trusted.",
+        arrays=("initial_labels",),
+        reader=lambda arrays: as_is(arrays["initial_labels"]),
+        options={"opacity": 0.45, "visible": False},
+        is_labels=True,
+    ),
+    ResultKind(
+        key="probability",
+        layer_name="probability",
+        words="Probability",
+        help="How likely the likeliest structure is at each pixel, from 0 to 1: dark is background.",
+        arrays=("probability",),
+        reader=lambda arrays: highest_foreground(arrays["probability"]),
+        options=_map("magma", (0.0, 1.0)),
+    ),
+    ResultKind(
+        key="weight_initial",
+        layer_name="weight of initial labels (wⁿ)",
+        words="Trust in the initial labels (wⁿ)",
+        help="Bright where learning the initial label agrees with your clean slices; dark where it does not.",
+        arrays=("weight_initial",),
+        reader=lambda arrays: as_is(arrays["weight_initial"]),
+        options=_map("inferno", WEIGHT_LIMITS),
+    ),
+    ResultKind(
+        key="weight_pseudo",
+        layer_name="weight of pseudo-labels (wᵖ)",
+        words="Trust in the pseudo-labels (wᵖ)",
+        help="Bright where learning the model's own label agrees with your clean slices; dark where it does not.",
+        arrays=("weight_pseudo",),
+        reader=lambda arrays: as_is(arrays["weight_pseudo"]),
+        options=_map("inferno", WEIGHT_LIMITS),
+    ),
+    ResultKind(
+        key="preference",
+        layer_name="preference",
+        words="Preference: initial or pseudo",
+        help="Which label is trusted more: blue the initial one (-1), orange the pseudo-label (+1), black neither.",
+        arrays=("weight_initial", "weight_pseudo"),
+        reader=lambda arrays: preference(arrays["weight_initial"], arrays["weight_pseudo"]),
+        options=_map(_BLUE_OR_ORANGE, (-1.0, 1.0)),
+    ),
+)

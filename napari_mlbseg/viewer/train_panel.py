@@ -1,0 +1,188 @@
+"""Panel *Train*: how, for how long, from which first labels; the button; and how far it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Labels
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QToolButton, QWidget
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import Event, Progress, Started, is_terminal
+from napari_mlbseg.session import Round, SessionState
+from napari_mlbseg.viewer import words
+from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.form import ConfigForm, FieldEditor
+from napari_mlbseg.viewer.layer_combo import LayerCombo
+from napari_mlbseg.viewer.panel import Panel
+
+__all__ = ["TrainPanel"]
+
+_UP_FRONT = ("preset", "time_budget", "initial_labels")
+#: What a new preset leaves alone: it says how to train, not where.
+_KEPT = ("device", "seed")
+
+
+class TrainPanel(Panel):
+    """Shows and changes the session's config, starts and stops."""
+
+    def __init__(self, controller: DockController) -> None:
+        super().__init__("Train")
+        self._controller = controller
+        self._session = controller.session
+        self.editors = {name: FieldEditor(name) for name in _UP_FRONT}
+        self.given_rows = QWidget()
+        self._given_form = QFormLayout(self.given_rows)
+        self._given_form.setContentsMargins(0, 0, 0, 0)
+        self.given: list[LayerCombo] = []
+        self.button = QPushButton("&Train")
+        self.button.setToolTip("Learn from the clean slices and segment all the others.")
+        self.stage = QLabel(wordWrap=True)
+        self.bar = QProgressBar(textVisible=False, maximum=1000)
+        self.bar.setFixedHeight(8)
+        self.device = QLabel(wordWrap=True)
+        self.complaint = Complaint()
+        self.advanced = Panel("Ad&vanced", folded=True)
+        self.form = ConfigForm(without=set(_UP_FRONT))
+        self.advanced.rows.addWidget(self.form)
+        self._lay_out()
+        self._connect()
+        self._on_config_changed(self._session.config)
+        self._on_layers_changed()
+        self._on_state_changed(self._session.state)
+        for widget in (self.stage, self.bar, self.device):
+            widget.hide()
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for name, text in zip(_UP_FRONT, ("&Preset", "Time &budget", "&First labels from"), strict=True):
+            form.addRow(text, self.editors[name])
+        self.rows.addLayout(form)
+        self.button.setMinimumHeight(34)
+        self.button.setStyleSheet("QPushButton { font-weight: bold; }")
+        for widget in (
+            self.given_rows, self.button, self.stage, self.bar, self.device, self.complaint, self.advanced
+        ):
+            self.rows.addWidget(widget)
+
+    def _connect(self) -> None:
+        for source in (*self.editors.values(), self.form):
+            source.changed.connect(self._on_edited)
+        self.button.clicked.connect(self._on_button)
+        self.listen(self._session.config_changed, self._on_config_changed)
+        self.listen(self._session.state_changed, self._on_state_changed)
+        self.listen(self._session.round_started, self._on_round_started)
+        self.listen(self._session.event_received, self._on_event)
+        self.listen(self._controller.layers_changed, self._on_layers_changed)
+        self.listen(self._controller.complained, self.complaint.say)
+
+    # -- to the session ------------------------------------------------------------------------------------------
+
+    def _on_edited(self, name: str, value: Any) -> None:
+        config = self._session.config
+        try:
+            if name == "preset":
+                kept = {field: getattr(config, field) for field in _KEPT}
+                self._session.config = TrainingConfig.from_preset(value, **kept)
+            else:
+                self._session.config = config.updated(**{name: value})
+            self.complaint.say("")
+        except ValueError as error:
+            self.complaint.say(str(error))
+            self._on_config_changed(config)
+
+    def _on_button(self) -> None:
+        if self._session.state is SessionState.IDLE:
+            self._controller.start()
+        else:
+            self._controller.stop()
+
+    def _on_given(self, layer: Labels | None) -> None:
+        row = self.given.index(self.sender())
+        self._controller.set_initial_labels(self._controller.bindings[row], layer)
+
+    # -- from the session ----------------------------------------------------------------------------------------
+
+    def _on_config_changed(self, config: TrainingConfig) -> None:
+        for name, editor in self.editors.items():
+            editor.set_value(getattr(config, name))
+        self.form.set_value(config)
+        self.given_rows.setVisible(config.initial_labels == "given")
+
+    def _on_state_changed(self, state: SessionState) -> None:
+        self.button.setText({SessionState.IDLE: "&Train", SessionState.RUNNING: "S&top"}.get(state, "Stopping…"))
+        self.button.setEnabled(state is not SessionState.STOPPING)
+
+    def _on_round_started(self, started: Round) -> None:
+        self.bar.setRange(0, 0)  # busy, until the worker says how far it is
+        self.stage.setText("Starting…")
+        self.device.setText("")
+        self.stage.show()
+        self.bar.show()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.device.setText(f"On {event.device}")
+            self.device.show()
+        elif isinstance(event, Progress):
+            self.bar.setRange(0, 1000)
+            self.bar.setValue(round(1000 * event.fraction))
+            current = self._session.current_round
+            n_clean = sum(len(v.clean_slices) for v in current.task.volumes) if current is not None else 0
+            self.stage.setText(words.stage(event, n_clean) + (f"\n{event.message}" if event.message else ""))
+        elif is_terminal(event):
+            self.bar.hide()
+            self.stage.setText(words.ending(event))
+
+    # -- from the controller -------------------------------------------------------------------------------------
+
+    def _on_layers_changed(self) -> None:
+        """One combo for every volume's given labels."""
+        bindings = self._controller.bindings
+        while len(self.given) > len(bindings):
+            self._given_form.removeRow(self.given.pop())
+        while len(self.given) < len(bindings):
+            combo = LayerCombo("choose a labels layer")
+            combo.layer_chosen.connect(self._on_given)
+            self._given_form.addRow("Layer", combo)
+            self.given.append(combo)
+        labels = [layer for layer in self._controller.viewer.layers if isinstance(layer, Labels)]
+        for binding, combo in zip(bindings, self.given, strict=True):
+            combo.set_choices([layer for layer in labels if layer != binding.annotation], binding.initial_labels)
+            label = self._given_form.labelForField(combo)
+            label.setText(f"Layer for {binding.image.name}" if len(bindings) > 1 else "Layer")
+
+
+class Complaint(QFrame):
+    """One sentence that says what is wrong and what to do, until it is dismissed or all is well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("complaint")
+        self.setStyleSheet(
+            "#complaint { background: rgba(229, 72, 77, 45); border-left: 4px solid rgb(229, 72, 77); border-radius: 2px; }"
+            "#complaint QLabel { background: transparent; }"
+        )
+        self.label = QLabel(wordWrap=True)
+        self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.label.setTextFormat(Qt.TextFormat.PlainText)
+        dismiss = QToolButton(text="×")
+        dismiss.setToolTip("Hide this message")
+        dismiss.setStyleSheet("QToolButton { border: none; background: transparent; }")
+        dismiss.clicked.connect(self.hide)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(8, 6, 2, 6)
+        row.addWidget(self.label, stretch=1)
+        row.addWidget(dismiss, alignment=Qt.AlignmentFlag.AlignTop)
+        self.hide()
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence, or hide with an empty one."""
+        self.label.setText(sentence)
+        self.setVisible(bool(sentence))
+
+    def text(self) -> str:
+        """The sentence that is shown, or an empty text."""
+        return self.label.text() if not self.isHidden() else ""

@@ -1,0 +1,41 @@
+"""What the window says, in plain words."""
+
+from __future__ import annotations
+
+from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
+
+__all__ = ["clock", "ending", "stage"]
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, such as 0:42; hours where there are any."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def stage(event: Progress, n_clean: int) -> str:
+    """What the worker is doing, and for how long."""
+    slices = "1 clean slice" if n_clean == 1 else f"{n_clean} clean slices"
+    doing = {
+        Stage.PREPARE: "Getting ready",
+        Stage.INITIAL_LABELS: "Making a first guess",
+        Stage.BOOTSTRAP: f"Learning from {slices}",
+        Stage.TRAIN: "Learning which labels to trust",
+        Stage.PREDICT: "Segmenting every slice",
+    }[event.stage]
+    left = "" if event.seconds_left is None else f" {clock(event.seconds_left)} left"
+    return f"{doing}…{left}"
+
+
+def ending(event: Event) -> str:
+    """How a training ended, and what to do next."""
+    if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
+        return f"Done in {clock(event.seconds)}, without training steps."
+    if isinstance(event, Finished):
+        return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
+    if isinstance(event, Cancelled):
+        return "Stopped. What was there is kept."
+    if isinstance(event, Failed):
+        return "The training failed."
+    return ""
