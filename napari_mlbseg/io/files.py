@@ -1,0 +1,111 @@
+"""Images, labels and results by path: the format follows from the suffix."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, compact, from_slices
+from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
+from napari_mlbseg.io.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
+
+__all__ = ["SUFFIXES", "has_known_suffix", "read_image", "read_labels", "write_array", "write_result"]
+
+SUFFIXES = NIFTI_SUFFIXES + TIFF_SUFFIXES
+
+
+def has_known_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Whether the name ends in one of `suffixes`, whatever the case."""
+    return os.fspath(path).lower().endswith(suffixes)
+
+
+def read_image(path: str | os.PathLike[str]) -> ImageFile:
+    """Read a NIfTI or TIFF file.
+
+    Raises
+    ------
+    ImageFileError
+        If the file is missing, of another format, truncated or damaged: one sentence that says what to do.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ImageFileError(f"{path} does not exist: check its name.")
+    if not has_known_suffix(path):
+        raise ImageFileError(f"{path} is neither NIfTI nor TIFF: give a file that ends in {', '.join(SUFFIXES)}.")
+    try:
+        return read_nifti(path) if has_known_suffix(path, NIFTI_SUFFIXES) else read_tiff(path)
+    except OSError as error:
+        raise ImageFileError(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
+
+
+def read_labels(path: str | os.PathLike[str]) -> ImageFile:
+    """Read a file of label numbers; whole numbers that the file holds as floats become integers.
+
+    Raises
+    ------
+    ImageFileError
+        As `read_image`, and if the file has channels or values that are not whole numbers.
+    """
+    labels = read_image(path)
+    if labels.channel_axis is not None:
+        raise ImageFileError(f"{path} has channels: labels are one number a voxel, so give a file without channels.")
+    if labels.data.dtype.kind in "iu":
+        return labels
+    if labels.data.dtype.kind == "b":
+        return _with_data(labels, labels.data.astype(np.uint8))
+    whole = np.isfinite(labels.data) & (labels.data == np.rint(labels.data))
+    if not whole.all():
+        example = labels.data[~whole].flat[0]
+        raise ImageFileError(
+            f"{path} holds values such as {example:g}, which are no label numbers: give integers (0 = background)."
+        )
+    return _with_data(labels, labels.data.astype(np.int64))
+
+
+def write_result(
+    stem: str | os.PathLike[str], array: np.ndarray, like: FileGrid, slice_axis: int, *, suffix: str | None = None
+) -> Path:
+    """Write a result beside others, in the format and the space of the image that it belongs to.
+
+    Parameters
+    ----------
+    stem : path
+        Without suffix; that of `like` is added.
+    array : ndarray, (Z, Y, X) or (Z, C, Y, X)
+        Label numbers keep the smallest integer type that holds them, real numbers become float32.
+    like : FileGrid
+        The image.
+    slice_axis : int
+        The image's axis along which Z lies (see `default_slice_axis`).
+    suffix : str, optional
+        Another suffix of the same format.
+
+    Returns
+    -------
+    Path
+        The file that was written; it appears as a whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    ImageFileError
+        If a label number is too large.
+    """
+    stem = Path(stem)
+    path = stem.with_name(stem.name + (suffix or like.suffix))
+    stored, axes = from_slices(array, like, slice_axis)
+    write_array(path, stored, axes, like)
+    return path
+
+
+def write_array(path: Path, array: np.ndarray, axes: str, like: FileGrid) -> None:
+    """Write an array that is in the order of the file `like` already; raises as `write_result`."""
+    write = write_nifti if like.format == "nifti" else write_tiff
+    write(path, compact(array), axes, like)
+
+
+def _with_data(image: ImageFile, data: np.ndarray) -> ImageFile:
+    return ImageFile(**vars(image.grid), data=data)

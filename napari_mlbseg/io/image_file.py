@@ -1,0 +1,220 @@
+"""What is known of an image file, whatever its format, and how its array becomes a stack of slices and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+__all__ = [
+    "FileGrid",
+    "ImageFile",
+    "ImageFileError",
+    "compact",
+    "default_slice_axis",
+    "from_slices",
+    "slice_spacing",
+    "to_slices",
+    "write_file_atomically",
+]
+
+
+class ImageFileError(ValueError):
+    """A file cannot be read or written; the message is one sentence that says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileGrid:
+    """The grid of an image file: all that is needed to write another array into the same space.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    format : {"nifti", "tiff"}
+    suffix : str
+        ``".nii"``, ``".nii.gz"``, ``".tif"`` or ``".tiff"``, as in `path`.
+    axes : str
+        One letter for each axis of the array in the order of the file. ``C`` holds channels. NIfTI: ``I``, ``J``, ``K``
+        and ``T``; TIFF: the letters of tifffile, among them ``Z``, ``Y`` and ``X``.
+    shape : tuple of int
+        Length of each of `axes`.
+    spacing : tuple of float
+        Distance of voxels along each axis but ``C``, in `unit`; 1 for axes that are not of space.
+    unit : str
+        Unit of length: ``"mm"``, ``"um"``, ..., or ``"pixel"`` where the file tells none.
+    native : object
+        What else the file's format needs to write the same geometry.
+    """
+
+    path: Path
+    format: Literal["nifti", "tiff"]
+    suffix: str
+    axes: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    unit: str
+    native: Any
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Index of the axis that holds channels."""
+        return self.axes.index("C") if "C" in self.axes else None
+
+    @property
+    def stack_axes(self) -> str:
+        """Letters of all axes but the channels'."""
+        return self.axes.replace("C", "")
+
+    @property
+    def stack_shape(self) -> tuple[int, ...]:
+        """Lengths of all axes but the channels'."""
+        return tuple(n for n, letter in zip(self.shape, self.axes, strict=True) if letter != "C")
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its suffix."""
+        return self.path.name[: -len(self.suffix)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageFile(FileGrid):
+    """An image file with its array.
+
+    Attributes
+    ----------
+    data : ndarray
+        The array in the order of the file: shape `shape`, axes `axes`.
+    """
+
+    data: np.ndarray
+
+    @property
+    def grid(self) -> FileGrid:
+        """All but the array."""
+        return FileGrid(**{field.name: getattr(self, field.name) for field in fields(FileGrid)})
+
+
+def default_slice_axis(grid: FileGrid) -> int:
+    """Axis along which a person most likely outlines slices, counted in the file's order without the channel axis.
+
+    An axis of time or of unrelated images where there is one, else the axis of coarsest spacing; where spacing is
+    equal, the last of a NIfTI file (k, axial) and the first of a TIFF file.
+    """
+    order = range(len(grid.stack_axes)) if grid.format == "tiff" else range(len(grid.stack_axes) - 1, -1, -1)
+    for axis in order:
+        if grid.stack_axes[axis] not in "IJKXYZ" or (grid.format == "tiff" and grid.stack_axes[axis] == "I"):
+            return axis
+    coarsest = max(grid.spacing)
+    return next(axis for axis in order if np.isclose(grid.spacing[axis], coarsest, rtol=1e-4))
+
+
+def slice_spacing(grid: FileGrid, slice_axis: int) -> tuple[float, float, float]:
+    """Spacing along (z, y, x) of the stack that `to_slices` makes."""
+    order = _slice_order(grid, slice_axis)
+    z, y, x = (grid.spacing[axis] for axis in order)
+    return z, y, x
+
+
+def to_slices(image: ImageFile, slice_axis: int) -> np.ndarray:
+    """A view of the image with its slices first: (Z, Y, X), or (Z, C, Y, X) where there are channels.
+
+    Parameters
+    ----------
+    image : ImageFile
+    slice_axis : int
+        As `default_slice_axis` counts.
+
+    Raises
+    ------
+    ImageFileError
+        If the image is no stack or has no such axis.
+    """
+    order = _slice_order(image, slice_axis)
+    if image.channel_axis is None:
+        return image.data.transpose(order)
+    channels_first = np.moveaxis(image.data, image.channel_axis, 0)
+    z, y, x = (axis + 1 for axis in order)
+    return channels_first.transpose(z, 0, y, x)
+
+
+def from_slices(array: np.ndarray, grid: FileGrid, slice_axis: int) -> tuple[np.ndarray, str]:
+    """The inverse of `to_slices` for a result: the array in the file's order, and its axes.
+
+    Parameters
+    ----------
+    array : ndarray, (Z, Y, X) or (Z, C, Y, X)
+    grid : FileGrid
+        Grid of the image that the result belongs to.
+    slice_axis : int
+        As it was given to `to_slices`.
+
+    Returns
+    -------
+    array : ndarray
+        A view. Channels come last for NIfTI and before the last two axes for TIFF, where each format expects them.
+    axes : str
+        Letters of its axes.
+    """
+    back = tuple(int(axis) for axis in np.argsort(_slice_order(grid, slice_axis)))
+    if array.ndim == 3:
+        return array.transpose(back), grid.stack_axes
+    channels_first = np.moveaxis(array, 1, 0).transpose(0, *(axis + 1 for axis in back))
+    target = len(grid.stack_axes) if grid.format == "nifti" else 1
+    axes = grid.stack_axes[:target] + "C" + grid.stack_axes[target:]
+    return np.moveaxis(channels_first, 0, target), axes
+
+
+def compact(array: np.ndarray) -> np.ndarray:
+    """`array` in the smallest number type that image viewers read: uint8, int16, int32, or float32.
+
+    Raises
+    ------
+    ImageFileError
+        If a label number does not fit into 32 bits.
+    """
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.size == 0 or array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    low, high = int(array.min()), int(array.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return array.astype(dtype, copy=False)
+    raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 32 bits.")
+
+
+def write_file_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file and rename it to `path`: a reader sees the old file or the whole new one.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the disk is full; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _slice_order(grid: FileGrid, slice_axis: int) -> tuple[int, int, int]:
+    """Axes of the stack with `slice_axis` first, the others in the file's order."""
+    n_axes = len(grid.stack_axes)
+    if n_axes != 3:
+        shape = " x ".join(map(str, grid.stack_shape))
+        what = "stack its 2D images first" if n_axes < 3 else "choose one time point or position first"
+        raise ImageFileError(f"{grid.path} holds {shape} pixels: a stack of slices has three axes, so {what}.")
+    if not 0 <= slice_axis < 3:
+        raise ImageFileError(f"There is no slice axis {slice_axis}: choose 0, 1 or 2.")
+    first, second = (axis for axis in range(3) if axis != slice_axis)
+    return slice_axis, first, second

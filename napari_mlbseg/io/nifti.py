@@ -1,0 +1,178 @@
+"""NIfTI through nibabel: the header of an image is carried over to its results byte by byte."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError as NibabelError
+from nibabel.spatialimages import HeaderDataError
+
+from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
+
+__all__ = ["NIFTI_SUFFIXES", "MAX_CHANNELS", "NiftiNative", "new_nifti_grid", "read_nifti", "write_nifti"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+#: A fourth axis of at most this length is taken for channels, a longer one for time.
+MAX_CHANNELS = 16
+
+_GZIP_LEVEL = 1  # noise hardly shrinks further, and level 6 takes five times as long
+_UNITS = {"mm": "mm", "micron": "um", "meter": "m", "unknown": "mm"}  # nobody stores metres without saying so
+_UNIT_CODES = {"mm": "mm", "um": "micron", "m": "meter"}
+_MILLIMETRES = {"nm": 1e-6, "cm": 10.0}  # units that NIfTI does not know
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiNative:
+    """What only NIfTI knows.
+
+    Attributes
+    ----------
+    affine : ndarray, (4, 4)
+        Voxel indices to world coordinates.
+    header : nibabel.Nifti1Header
+        With sform, qform, their codes, zooms and units.
+    """
+
+    affine: np.ndarray
+    header: Any
+
+
+def read_nifti(path: Path) -> ImageFile:
+    """Read a NIfTI file.
+
+    Axes are ``IJK`` and, for a short fourth axis, ``C``; a 2D image over time is ``IJT``. Intensities are scaled as the
+    header says; without a scale they keep their number type.
+
+    Raises
+    ------
+    ImageFileError
+        If the file is damaged, no NIfTI, or a 4D time series.
+    """
+    try:
+        image = nibabel.load(path, mmap=False)
+        data = _voxels(image)
+    except (NibabelError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
+            raise
+        raise ImageFileError(
+            f"{path} cannot be read as NIfTI, it is truncated or damaged: copy or export it again."
+        ) from error
+    if data.dtype.kind not in "biuf":
+        raise ImageFileError(f"{path} holds colours or complex numbers: convert it to one number a voxel.")
+    data, axes = _name_axes(data, path)
+    zooms = [abs(float(zoom)) or 1.0 for zoom in image.header.get_zooms()[:3]]
+    zooms += [1.0] * (3 - len(zooms))
+    return ImageFile(
+        path=path,
+        format="nifti",
+        suffix=next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)),
+        axes=axes,
+        shape=data.shape,
+        spacing=tuple(zooms["IJK".index(letter)] if letter in "IJK" else 1.0 for letter in axes if letter != "C"),
+        unit=_UNITS.get(image.header.get_xyzt_units()[0], "mm"),
+        native=NiftiNative(affine=image.affine, header=image.header.copy()),
+        data=data,
+    )
+
+
+def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+    """Write `array` into the space of `grid`: same affine, qform, sform, their codes, zooms and units.
+
+    Parameters
+    ----------
+    path : Path
+        Compressed if it ends in ``.gz``.
+    array : ndarray
+        In the file's order, of a type that NIfTI knows (see `compact`).
+    axes : str
+        Letters of its axes: those of `grid`, channels last or none.
+    grid : FileGrid
+        Of a NIfTI file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    native: NiftiNative = grid.native
+    if "T" in axes:  # a 2D image over time: its third axis is stored with length 1
+        array = np.expand_dims(array, 2)
+    header = native.header.copy()
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0  # the display range was that of the image
+    header.set_intent("none")
+    image_class = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    # As the affine is the header's own, nibabel leaves sform, qform and their codes alone.
+    image = image_class(array, native.affine, header)
+
+    def write(file: BinaryIO) -> None:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as compressed:
+                image.to_stream(compressed)
+        else:
+            image.to_stream(file)
+
+    write_file_atomically(path, write)
+
+
+def new_nifti_grid(
+    path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], unit: str
+) -> FileGrid:
+    """A grid for an array that comes from no NIfTI file: axes ``IJK`` along RAS, plain spacing and origin.
+
+    Parameters
+    ----------
+    path : Path
+        Where it will be written.
+    shape, spacing, origin : tuples of length 3
+        Along (i, j, k), in `unit`.
+    unit : str
+        Lengths that NIfTI has no unit for are converted to millimetres.
+    """
+    factor = _MILLIMETRES.get(unit, 1.0)
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    affine = np.diag([*(factor * value for value in spacing), 1.0])
+    affine[:3, 3] = [factor * value for value in origin]
+    header.set_sform(affine, code="aligned")
+    header.set_qform(affine, code="aligned")
+    header.set_xyzt_units(_UNIT_CODES.get(unit, "mm" if unit in _MILLIMETRES else "unknown"))
+    return FileGrid(
+        path=path,
+        format="nifti",
+        suffix=next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)),
+        axes="IJK",
+        shape=shape,
+        spacing=spacing,
+        unit=unit,
+        native=NiftiNative(affine=header.get_best_affine(), header=header),
+    )
+
+
+def _voxels(image: Any) -> np.ndarray:
+    """The scaled array; integers with a scale become float32 where that is exact, which halves the memory."""
+    if isinstance(image, nibabel.Nifti1Image) and image.header.has_data_slope:
+        slope, intercept = image.header.get_slope_inter()
+        if slope not in (None, 1) or intercept not in (None, 0):
+            return image.dataobj.get_scaled(np.float32)
+    return np.asanyarray(image.dataobj)
+
+
+def _name_axes(data: np.ndarray, path: Path) -> tuple[np.ndarray, str]:
+    """Drop axes of length 1 beyond the third, and name the rest."""
+    data = data.reshape(*data.shape[:3], *(n for n in data.shape[3:] if n > 1))
+    if data.ndim <= 3:
+        return data, "IJK"[: data.ndim]
+    if data.ndim == 4 and data.shape[2] == 1:
+        return data[:, :, 0], "IJT"
+    if data.ndim == 4 and data.shape[3] <= MAX_CHANNELS:
+        return data, "IJKC"
+    shape = " x ".join(map(str, data.shape))
+    raise ImageFileError(f"{path} is a series of volumes ({shape}): choose one volume first.")

@@ -1,0 +1,233 @@
+"""TIFF through tifffile: ImageJ's, OME's and plain files with their axes, resolution and units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
+
+__all__ = ["TIFF_SUFFIXES", "TiffNative", "new_tiff_grid", "read_tiff", "write_tiff"]
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+_UNIT_NAMES = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "micrometer": "um", "micrometre": "um",
+               "millimeter": "mm", "millimetre": "mm", "nanometer": "nm", "centimeter": "cm", "inches": "inch",
+               "": "pixel", "pixels": "pixel"}  # fmt: skip
+_UNITS = ("nm", "um", "mm", "cm", "m", "inch", "pixel")
+_IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+_CENTIMETRE = 3  # of the tag ResolutionUnit; inches are what printers and cameras write by habit
+
+
+@dataclass(frozen=True, eq=False)
+class TiffNative:
+    """What only TIFF knows.
+
+    Attributes
+    ----------
+    flavour : {"imagej", "ome", "plain"}
+    resolution : tuple of (int, int), optional
+        The tags XResolution and YResolution, as the fractions that the file holds.
+    resolution_unit : int
+        The tag ResolutionUnit.
+    imagej : dict
+        ``unit`` and ``spacing`` as ImageJ wrote them.
+    ome : dict
+        ``PhysicalSizeX``, ``PhysicalSizeXUnit`` and so on, as the file holds them.
+    """
+
+    flavour: Literal["imagej", "ome", "plain"]
+    resolution: tuple[tuple[int, int], tuple[int, int]] | None
+    resolution_unit: int
+    imagej: dict[str, Any]
+    ome: dict[str, Any]
+
+
+def read_tiff(path: Path) -> ImageFile:
+    """Read the first series of a TIFF file.
+
+    Axes of length 1 are dropped, but Y and X; samples (colours) count as channels.
+
+    Raises
+    ------
+    ImageFileError
+        If the file is damaged or no TIFF.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            data, axes = series.asarray(), series.axes
+            if data.shape != series.shape:
+                raise ValueError("pages are missing")
+            native = _native(file)
+    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, IndexError, KeyError, EOFError) as error:
+        raise ImageFileError(
+            f"{path} cannot be read as TIFF, it is truncated or damaged: copy or export it again."
+        ) from error
+    if data.dtype.kind not in "biuf":
+        raise ImageFileError(f"{path} holds {data.dtype} numbers: convert it to real ones.")
+    data, axes = _name_axes(data, axes, path)
+    sizes, unit = _spacing(native)
+    return ImageFile(
+        path=path,
+        format="tiff",
+        suffix=next(suffix for suffix in TIFF_SUFFIXES if path.name.lower().endswith(suffix)),
+        axes=axes,
+        shape=data.shape,
+        spacing=tuple(sizes.get(letter, 1.0) for letter in axes if letter != "C"),
+        unit=unit,
+        native=native,
+        data=data,
+    )
+
+
+def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+    """Write `array` with the resolution, units and flavour (ImageJ, OME, plain) of `grid`.
+
+    ImageJ's flavour knows three number types; other label numbers are written as OME with the same sizes.
+
+    Parameters
+    ----------
+    path : Path
+    array : ndarray
+        In the file's order.
+    axes : str
+        Letters of its axes.
+    grid : FileGrid
+        Of a TIFF file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    native: TiffNative = grid.native
+    if native.flavour == "imagej" and array.dtype == np.int16 and array.min() >= 0:
+        array = array.astype(np.uint16)
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
+    if native.resolution is not None:
+        options |= {"resolution": native.resolution, "resolutionunit": native.resolution_unit}
+    if native.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and set(axes) <= set("TZCYX"):
+        options["imagej"] = True
+        options["metadata"] |= native.imagej
+    elif native.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):
+        options["ome"] = True
+        options["metadata"] |= native.ome or _ome_sizes(grid)
+    write_file_atomically(path, lambda file: tifffile.imwrite(file, np.ascontiguousarray(array), **options))
+
+
+def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[float, ...], unit: str) -> FileGrid:
+    """A grid for an array that comes from no TIFF file, to be written as ImageJ writes it.
+
+    Parameters
+    ----------
+    path : Path
+        Where it will be written.
+    axes : str
+        Letters among ``TZYX``.
+    shape, spacing : tuples
+        One value for each of `axes`, in `unit`.
+    unit : str
+    """
+    sizes = dict(zip(axes, spacing, strict=True))
+    imagej: dict[str, Any] = {"unit": unit}
+    if "Z" in sizes:
+        imagej["spacing"] = sizes["Z"]
+    native = TiffNative(
+        flavour="imagej",
+        resolution=(_fraction(1 / sizes["X"]), _fraction(1 / sizes["Y"])),
+        resolution_unit=1,
+        imagej=imagej,
+        ome={},
+    )
+    suffix = next(suffix for suffix in TIFF_SUFFIXES if path.name.lower().endswith(suffix))
+    return FileGrid(
+        path=path, format="tiff", suffix=suffix, axes=axes, shape=shape, spacing=spacing, unit=unit, native=native
+    )
+
+
+def _native(file: tifffile.TiffFile) -> TiffNative:
+    tags = file.pages[0].tags
+    x, y = tags.get("XResolution"), tags.get("YResolution")
+    resolution = None if x is None or y is None else (tuple(x.value), tuple(y.value))
+    unit = tags.get("ResolutionUnit")
+    imagej = {key: value for key, value in (file.imagej_metadata or {}).items() if key in ("unit", "spacing")}
+    ome: dict[str, Any] = {}
+    if file.is_ome and file.ome_metadata:
+        pixels = ElementTree.fromstring(file.ome_metadata).find(".//{*}Pixels")
+        if pixels is not None:
+            ome = {key: value for key, value in pixels.attrib.items() if key.startswith("PhysicalSize")}
+            ome |= {key: float(value) for key, value in ome.items() if not key.endswith("Unit")}
+    return TiffNative(
+        flavour="ome" if file.is_ome else "imagej" if file.is_imagej else "plain",
+        resolution=resolution,
+        resolution_unit=1 if unit is None else int(unit.value),
+        imagej=imagej,
+        ome=ome,
+    )
+
+
+def _spacing(native: TiffNative) -> tuple[dict[str, float], str]:
+    """Spacing by axis letter, and its unit."""
+    if native.ome:
+        # Each axis may have its own unit; the one of X is taken for all where they agree.
+        units = {axis: str(native.ome.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XYZ"}
+        sizes = {axis: native.ome[f"PhysicalSize{axis}"] for axis in "XYZ" if f"PhysicalSize{axis}" in native.ome}
+        unit = _unit(units["X"])
+        known = all(_unit(units[axis]) == unit for axis in sizes)
+        return (_positive(sizes), unit) if known else ({}, "pixel")
+    sizes = {}
+    if native.resolution is not None:
+        for axis, (numerator, denominator) in zip("XY", native.resolution, strict=True):
+            sizes[axis] = denominator / numerator if numerator else 0.0
+    if native.flavour == "imagej":
+        unit = _unit(str(native.imagej.get("unit", "")))
+        if unit != "pixel":
+            return _positive({**sizes, "Z": float(native.imagej.get("spacing", 1.0))}), unit
+        return _positive({"Z": float(native.imagej.get("spacing", 1.0))}), "pixel"
+    if native.flavour == "plain" and native.resolution_unit == _CENTIMETRE:
+        return _positive({axis: 10 * size for axis, size in sizes.items()}), "mm"
+    return {}, "pixel"
+
+
+def _positive(sizes: dict[str, float]) -> dict[str, float]:
+    return {axis: size for axis, size in sizes.items() if math.isfinite(size) and size > 0}
+
+
+def _unit(name: str) -> str:
+    """One spelling for each unit that napari and we know; others become pixels."""
+    name = name.replace("\\u00B5", "µ").strip().lower()
+    name = _UNIT_NAMES.get(name, name)
+    return name if name in _UNITS else "pixel"
+
+
+def _name_axes(data: np.ndarray, axes: str, path: Path) -> tuple[np.ndarray, str]:
+    """Drop axes of length 1 but Y and X; call samples channels."""
+    keep = [axis for axis, letter in enumerate(axes) if data.shape[axis] > 1 or letter in "YX"]
+    data = data.reshape([data.shape[axis] for axis in keep])
+    axes = "".join(axes[axis] for axis in keep)
+    if "S" in axes and "C" in axes:
+        raise ImageFileError(f"{path} has colours and channels: choose one channel first.")
+    return data, axes.replace("S", "C")
+
+
+def _ome_sizes(grid: FileGrid) -> dict[str, Any]:
+    """OME's physical sizes for a grid that came without them."""
+    if grid.unit == "pixel":
+        return {}
+    unit = {"um": "µm"}.get(grid.unit, grid.unit)
+    sizes = dict(zip(grid.stack_axes, grid.spacing, strict=True))
+    metadata: dict[str, Any] = {f"PhysicalSize{axis}": sizes[axis] for axis in "XYZ" if axis in sizes}
+    return metadata | {f"{key}Unit": unit for key in metadata}
+
+
+def _fraction(value: float) -> tuple[int, int]:
+    """A fraction of two 32-bit numbers, as TIFF stores resolutions."""
+    scale = 10 ** max(0, 8 - max(0, math.ceil(math.log10(value)))) if value > 0 else 1
+    return round(value * scale), scale
