@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer
-from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
 from napari_mlbseg.viewer.binding import VolumeBinding
@@ -35,7 +35,7 @@ class CleanPanel(Panel):
         self.turn = QPushButton("&Turn the view to the slices")
         self.mark = QPushButton(f"&Mark this slice clean  ({SHORTCUT})", checkable=True)
         self.mark.setToolTip(f"Say that every pixel of the slice in view is labelled as it should be. Key: {SHORTCUT}.")
-        self.list = QListWidget()
+        self.list = _SliceList()
         self.list.setAccessibleName("Clean slices")
         self.list.setToolTip("Click a slice to go there; Delete takes its mark away.")
         self.remove = QPushButton("&Remove mark")
@@ -51,9 +51,7 @@ class CleanPanel(Panel):
             hint("Painted is not clean: mark a slice when it is complete. Clean with nothing painted means: I looked, it is all background.")
         )
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
-        delete = QShortcut(QKeySequence(QKeySequence.StandardKey.Delete), self.list)
-        delete.setContext(Qt.ShortcutContext.WidgetShortcut)
-        delete.activated.connect(self._on_remove)
+        self.list.removal_wanted.connect(self._on_remove)
         self._settle.timeout.connect(self._on_settled)
         self.strip.slice_wanted.connect(controller.go_to)
         self.turn.clicked.connect(self._on_turn)
@@ -159,6 +157,18 @@ class CleanPanel(Panel):
         self.status.setText(_status(binding, z, n_slices, clean, self._painted))
 
 
+class _SliceList(QListWidget):
+    """A list whose Delete key asks for removal."""
+
+    removal_wanted = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
+            self.removal_wanted.emit()
+        else:
+            super().keyPressEvent(event)
+
+
 def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: set[int], painted: set[int]) -> str:
     """Where the user is and what that slice is, in words."""
     if binding is None:
@@ -166,7 +176,7 @@ def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: 
     if z is None:
         return "The slices lie along another axis than the view."
     state = "clean" if z in clean else "painted, not marked clean" if z in painted else "nothing painted"
-    return f"'{binding.image.name}', slice {z} of 0 to {n_slices - 1}: {state}"
+    return f"Slice {z} of 0–{n_slices - 1} in {binding.image.name}: {state}"
 
 
 def _painted_slices(binding: VolumeBinding | None, slice_axis: int) -> set[int]:

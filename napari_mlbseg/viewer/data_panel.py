@@ -129,7 +129,10 @@ class DataPanel(Panel):
         for row, binding in zip(self.volume_rows, bindings or [None], strict=True):
             self._fill(row, binding, unused)
         self._show_axes(bindings[0] if bindings else None)
-        self.problem.setText(_description(bindings[0].image) if bindings else "Open an image, or File > Open Sample.")
+        problems = [_problem(binding.image) for binding in bindings] or ["Open an image, or File > Open Sample."]
+        problem = next(filter(None, problems), "")
+        self.problem.setText(problem)
+        self.problem.setVisible(bool(problem))
 
     def _have_rows(self, number: int) -> None:
         while len(self.volume_rows) > number:
@@ -172,8 +175,8 @@ class DataPanel(Panel):
             self.independent.setChecked(self._controller.independent_slices)
 
 
-def _description(image: Image) -> str:
-    """What is wrong with an image for this purpose; empty if nothing."""
+def _problem(image: Image) -> str:
+    """Why an image cannot be segmented here; empty if it can."""
     n_axes = len(spatial_shape(image))
     if n_axes < 3:
         return "This is one 2D image. A stack of slices is needed: stack several images first (select them, right-click, Merge to Stack)."

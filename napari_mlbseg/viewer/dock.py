@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import napari.viewer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mlbseg.session import SegmentationSession
@@ -41,13 +41,24 @@ class MLBSegDock(QWidget):
         self.results = ResultsPanel(self.controller)
         self._lay_out()
         controller, panels = self.controller, self.panels
-        # a closed dock is not told reliably, so its destruction ends the session; by then only these are still there
+        # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _end(controller, panels))
 
     @property
     def panels(self) -> tuple[Panel, ...]:
         """Top to bottom."""
         return self.data, self.clean, self.train, self.results
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            QTimer.singleShot(0, self._on_taken_out)
+
+    def _on_taken_out(self) -> None:
+        if self.parent() is None:  # and not just moved elsewhere
+            _end(self.controller, self.panels)
+            self.deleteLater()
 
     def _adopt_what_is_open(self) -> None:
         """Begin with the selected image, or the first."""

@@ -10,6 +10,12 @@ from qtpy.QtWidgets import QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidge
 
 __all__ = ["Panel", "hint"]
 
+_HEADING = """
+QToolButton { border: none; border-top: 1px solid rgba(128, 128, 128, 80); border-radius: 0; font-weight: bold;
+              text-align: left; padding: 5px 2px; }
+QToolButton:focus { background: rgba(128, 128, 128, 60); }
+"""
+
 
 class Panel(QWidget):
     """A part of the dock with a heading; a click on the heading, or Space, folds it.
@@ -31,7 +37,7 @@ class Panel(QWidget):
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.heading.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.heading.setStyleSheet("QToolButton { border: none; font-weight: bold; text-align: left; padding: 4px 2px; }")
+        self.heading.setStyleSheet(_HEADING)
         self.body = QWidget()
         self.rows = QVBoxLayout(self.body)
         self.rows.setContentsMargins(10, 2, 2, 8)

@@ -1,0 +1,396 @@
+"""The dock as a person uses it: real mouse and key events, sentences for every mistake, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Progress, Stage, Started
+from napari_mlbseg.session import SessionState
+from napari_mlbseg.viewer.controller import SHORTCUT
+
+pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
+
+
+@pytest.fixture
+def heart(open_dock, make_napari_viewer, image):
+    """A visible viewer with an image, a new annotation and the dock: (viewer, dock, annotation)."""
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    _, dock = open_dock(viewer)
+    dock.data.volume_rows[0].new.click()
+    return viewer, dock, viewer.layers["heart annotation"]
+
+
+def paint_with_the_mouse(qtbot, viewer, points):
+    """Press, drag and release in the canvas at data positions (y, x) of the slice in view."""
+    canvas = viewer.window._qt_viewer.canvas
+    native = canvas.native
+    transform = canvas.view.scene.transform
+
+    def place(y, x):
+        px, py = transform.map((x, y))[:2]
+        return QPoint(round(px), round(py))
+
+    qtbot.mouseMove(native, place(*points[0]))
+    qtbot.mousePress(native, Qt.MouseButton.LeftButton, pos=place(*points[0]))
+    for point in points[1:]:
+        qtbot.mouseMove(native, place(*point))
+        qtbot.wait(30)
+    qtbot.mouseRelease(native, Qt.MouseButton.LeftButton, pos=place(*points[-1]))
+
+
+def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, wait_for):
+    viewer, dock, annotation = heart
+    dock.controller.go_to(4)
+    qtbot.wait(100)
+    paint_with_the_mouse(qtbot, viewer, [(20, 15), (22, 20), (24, 25)])
+    assert annotation.data[4].any() and not np.delete(annotation.data, 4, axis=0).any()
+    wait_for(lambda: "painted, not marked clean" in dock.clean.status.text())
+    assert dock.clean.list.count() == 0, "painted is not clean"
+    qtbot.mouseClick(dock.clean.mark, Qt.MouseButton.LeftButton)
+    assert dock.clean.list.item(0).text() == "Slice 4" and dock.clean.mark.isChecked()
+    dock.controller.go_to(7)
+    assert not dock.clean.mark.isChecked()
+    for layer_is_painted in (True, False):  # the key must work whichever layer is selected
+        viewer.layers.selection.active = annotation if layer_is_painted else viewer.layers["heart"]
+        qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUT)
+        assert (dock.clean.list.count() == 2) == layer_is_painted
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUT)
+    assert dock.clean.list.item(1).text() == "Slice 7  (all background)"
+
+
+def test_the_shortcut_is_free_in_napari():
+    from napari.utils.shortcuts import default_shortcuts
+
+    taken = {str(binding) for bindings in default_shortcuts.values() for binding in bindings}
+    assert "V" in taken and SHORTCUT not in taken
+
+
+def test_the_list_jumps_and_removes(qtbot, heart):
+    viewer, dock, annotation = heart
+    for z in (2, 9):
+        dock.controller.mark_clean(True, z)
+    first = dock.clean.list.visualItemRect(dock.clean.list.item(0)).center()
+    qtbot.mouseClick(dock.clean.list.viewport(), Qt.MouseButton.LeftButton, pos=first)
+    assert dock.controller.current_slice == 2
+    qtbot.keyClick(dock.clean.list, Qt.Key.Key_Delete)
+    assert [dock.clean.list.item(i).text() for i in range(dock.clean.list.count())] == ["Slice 9  (all background)"]
+    assert not dock.clean.mark.isChecked()
+
+
+def test_the_strip_jumps(qtbot, heart):
+    viewer, dock, annotation = heart
+    strip = dock.clean.strip
+    qtbot.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPoint(int(strip.width() * 10.5 / 12), 10))
+    assert dock.controller.current_slice == 10
+    qtbot.keyClick(strip, Qt.Key.Key_Left)
+    assert dock.controller.current_slice == 9
+
+
+def test_undo_is_seen(qtbot, heart, wait_for):
+    viewer, dock, annotation = heart
+    dock.controller.go_to(4)
+    annotation.paint((4, 20, 20), 1)
+    wait_for(lambda: "painted" in dock.clean.status.text() and "nothing" not in dock.clean.status.text())
+    annotation.undo()
+    wait_for(lambda: "nothing painted" in dock.clean.status.text())
+
+
+def test_new_annotation_lies_on_the_image_and_is_ready_to_paint(heart):
+    viewer, dock, annotation = heart
+    assert annotation.data.shape == viewer.layers["heart"].data.shape
+    assert viewer.layers.selection.active == annotation and annotation.mode == "paint"
+    assert dock.data.volume_rows[0].annotation.value() == annotation
+
+
+def test_a_view_along_another_axis_can_be_turned(heart):
+    viewer, dock, annotation = heart
+    viewer.dims.order = (2, 0, 1)
+    assert not dock.clean.mark.isEnabled() and dock.clean.turn.isVisible()
+    dock.clean.turn.click()
+    assert dock.clean.mark.isEnabled() and not dock.clean.turn.isVisible()
+    viewer.dims.ndisplay = 3
+    assert not dock.clean.mark.isEnabled()
+    dock.controller.go_to(3)
+    assert viewer.dims.ndisplay == 2 and dock.controller.current_slice == 3
+
+
+def test_the_current_slice_follows_transforms(open_dock, make_napari_viewer, image):
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image, name="heart", scale=(2.5, 1, 1), translate=(-7, 0, 0))
+    _, dock = open_dock(viewer)
+    assert dock.controller.slice_axis == 0
+    for z in (0, 5, 11):
+        dock.controller.go_to(z)
+        assert dock.controller.current_slice == z
+    viewer.dims.set_point(0, -7 + 2.5 * 4)
+    assert dock.controller.current_slice == 4
+
+
+def test_coarsest_axis_is_the_slice_axis(open_dock, make_napari_viewer, image):
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image, scale=(1, 1, 3))
+    _, dock = open_dock(viewer)
+    assert dock.controller.slice_axis == 2
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def make_ready(dock, annotation):
+    annotation.data[3, 10:20, 10:20] = 1
+    dock.controller.mark_clean(True, 3)
+    dock.train.button.click()
+    return dock.controller.session.current_round.job
+
+
+def test_progress_in_plain_words(heart, wait_for):
+    viewer, dock, annotation = heart
+    job = make_ready(dock, annotation)
+    assert dock.train.button.text() == "S&top" and dock.train.bar.isVisible()
+    job.say(Started(device="CPU, 2 threads", seed=0))
+    job.say(Progress(stage=Stage.BOOTSTRAP, fraction=0.3, seconds=10, seconds_left=42))
+    wait_for(lambda: dock.train.stage.text() == "Learning from 1 clean slice… 0:42 left")
+    assert dock.train.bar.value() == 300 and dock.train.device.text() == "On CPU, 2 threads"
+    job.say(Finished(reason=FinishReason.TIME, steps=5, seconds=58))
+    wait_for(lambda: dock.train.button.text() == "&Train")
+    assert dock.train.stage.text().startswith("Done in 0:58") and not dock.train.bar.isVisible()
+
+
+def test_stop_keeps_what_is_there(heart, wait_for):
+    viewer, dock, annotation = heart
+    job = make_ready(dock, annotation)
+    dock.train.button.click()
+    assert job.cancelled and not dock.train.button.isEnabled()
+    job.say(Cancelled())
+    wait_for(lambda: dock.train.button.isEnabled())
+    assert "kept" in dock.train.stage.text()
+
+
+def test_a_failure_is_a_sentence_and_the_next_training_works(heart, wait_for):
+    viewer, dock, annotation = heart
+    job = make_ready(dock, annotation)
+    job.say(Failed(message="The worker was killed.", advice="Press Train.", log_tail="Traceback (most recent call last)"))
+    wait_for(lambda: dock.train.complaint.text() == "The worker was killed. Press Train.")
+    dock.train.button.click()
+    assert dock.controller.session.state is SessionState.RUNNING and dock.train.complaint.text() == ""
+
+
+def _nothing(viewer, dock):
+    pass
+
+
+def _no_annotation(viewer, dock):
+    viewer.add_image(np.ones((5, 32, 32)))
+
+
+def _new(viewer, dock, image, **options):
+    viewer.add_image(image, name="heart", **options)
+    dock.data.volume_rows[0].new.click()
+    return viewer.layers["heart annotation"].data
+
+
+def _no_clean_slice(viewer, dock):
+    _new(viewer, dock, np.ones((5, 32, 32)))[2, 4:9, 4:9] = 1
+
+
+def _nothing_painted(viewer, dock):
+    _new(viewer, dock, np.ones((5, 32, 32)))
+    dock.controller.mark_clean(True, 2)
+
+
+def _class_on_no_clean_slice(viewer, dock):
+    labels = _new(viewer, dock, np.ones((5, 32, 32)))
+    labels[2, 4:9, 4:9] = 1
+    labels[4, 4:9, 4:9] = 2
+    dock.controller.mark_clean(True, 2)
+
+
+def _all_nan(viewer, dock):
+    _new(viewer, dock, np.full((5, 32, 32), np.nan, dtype=np.float32), contrast_limits=(0, 1))[2, 4:9, 4:9] = 1
+    dock.controller.mark_clean(True, 2)
+
+
+def _one_slice(viewer, dock):
+    _new(viewer, dock, np.ones((1, 32, 32)))[0, 4:9, 4:9] = 1
+    dock.controller.set_slices(0, False)
+    dock.controller.mark_clean(True, 0)
+
+
+def _two_axes(viewer, dock):
+    _new(viewer, dock, np.ones((32, 32)))
+
+
+def _four_axes(viewer, dock):
+    _new(viewer, dock, np.ones((2, 5, 32, 32)))
+
+
+def _labels_of_another_shape(viewer, dock):
+    image = viewer.add_image(np.ones((5, 32, 32)), name="heart")
+    labels = viewer.add_labels(np.ones((5, 30, 32), dtype=int))
+    dock.controller.set_layers([(image, labels)])
+    dock.controller.mark_clean(True, 2)
+
+
+def _negative_labels(viewer, dock):
+    image = viewer.add_image(np.ones((5, 32, 32)), name="heart")
+    labels = viewer.add_labels(np.full((5, 32, 32), -2))
+    dock.controller.set_layers([(image, labels)])
+    dock.controller.mark_clean(True, 2)
+
+
+def _given_labels_missing(viewer, dock):
+    _new(viewer, dock, np.ones((5, 32, 32)))[2, 4:9, 4:9] = 1
+    dock.controller.mark_clean(True, 2)
+    dock.controller.session.config = dock.controller.session.config.updated(initial_labels="given")
+
+
+def _folder_not_writable(viewer, dock):
+    _new(viewer, dock, np.ones((5, 32, 32)))[2, 4:9, 4:9] = 1
+    dock.controller.mark_clean(True, 2)
+    rounds = dock.controller.session.folder / "rounds"
+    rounds.write_text("a file where a folder should be")
+
+
+@pytest.mark.parametrize(
+    ("make_mistake", "words"),
+    [
+        (_nothing, "There is no image"),
+        (_no_annotation, "press New"),
+        (_no_clean_slice, "No slice is marked clean"),
+        (_nothing_painted, "Nothing is painted"),
+        (_class_on_no_clean_slice, "Label 2 occurs on no clean slice"),
+        (_all_nan, "only NaN"),
+        (_one_slice, "only one slice"),
+        (_two_axes, "2 spatial axes"),
+        (_four_axes, "4 spatial axes"),
+        (_labels_of_another_shape, "5 x 30 x 32"),
+        (_negative_labels, "negative number -2"),
+        (_given_labels_missing, "choose a labels layer"),
+        (_folder_not_writable, "cannot be written"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words):
+    viewer, dock = open_dock()
+    make_mistake(viewer, dock)
+    dock.train.button.click()
+    sentence = dock.train.complaint.text()
+    assert words in sentence and "Traceback" not in sentence and "\n" not in sentence
+    assert ":" in sentence, "says what is wrong: and what to do"
+    assert dock.controller.session.state is SessionState.IDLE and dock.train.button.isEnabled()
+
+
+# -- the form --------------------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_can_be_edited_and_takes_its_bounds_and_help_from_the_config(open_dock):
+    viewer, dock = open_dock()
+    editors = {**dock.train.editors, **dock.train.form.editors}
+    assert set(editors) == set(TrainingConfig.model_fields)
+    for name, editor in editors.items():
+        assert TrainingConfig.model_fields[name].description in editor.editor.toolTip()
+    for preset in ("paper", "standard", "quick"):
+        dock.train.editors["preset"].changed.emit("preset", preset)
+        config = dock.controller.session.config
+        assert config == TrainingConfig.from_preset(preset)
+        shown = config.updated(**{name: editor.value() for name, editor in editors.items()})
+        assert shown == config, "the form shows the config"
+
+
+def test_an_edit_reaches_the_session_and_a_wrong_one_is_refused(qtbot, open_dock):
+    viewer, dock = open_dock()
+    views = dock.train.form.editors["n_views"].editor
+    views.setValue(7)
+    assert dock.controller.session.config.n_views == 7
+    assert (views.minimum(), views.maximum()) == (1, 16)
+    line = dock.train.form.editors["zoom_in"].editor
+    line.setText("1.5, 1.1")
+    line.editingFinished.emit()
+    assert "zoom_in" in dock.train.complaint.text()
+    assert line.text() == "1.1, 1.4", "the refused text is taken back"
+
+
+def test_no_limit_is_none(open_dock):
+    viewer, dock = open_dock()
+    budget = dock.train.editors["time_budget"].editor
+    budget.setValue(budget.minimum())
+    assert budget.text() == "no limit" and dock.controller.session.config.time_budget is None
+
+
+# -- life and death --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["empty", "idle", "running", "stopping", "finished"])
+def test_closing_in_each_state_ends_the_session_and_leaks_no_widget(open_dock, make_napari_viewer, image, state, wait_for):
+    viewer = make_napari_viewer(strict_qt="raise")
+    before = set(QApplication.topLevelWidgets())
+    _, dock = open_dock(viewer)
+    controller = dock.controller
+    if state != "empty":
+        viewer.add_image(image, name="heart")
+        dock.data.volume_rows[0].new.click()
+    if state in ("running", "stopping", "finished"):
+        job = make_ready(dock, viewer.layers["heart annotation"])
+    if state == "stopping":
+        dock.train.button.click()
+    if state == "finished":
+        job.write("heart", (3,), pseudo_labels=1)
+        job.say(Finished(reason=FinishReason.TIME, steps=1, seconds=1))
+        wait_for(lambda: controller.session.state is SessionState.IDLE)
+    viewer.window.remove_dock_widget("all")
+    wait_for(lambda: controller._closed)
+    assert controller.session.state is SessionState.IDLE
+    assert not {w for w in QApplication.topLevelWidgets() if w not in before and w.isVisible()}
+    if state == "finished":
+        assert viewer.layers["heart pseudo-labels"].data[3].min() == 1, "results outlive the dock"
+
+
+def test_two_docks_in_two_viewers(open_dock, image):
+    first_viewer, first = open_dock()
+    second_viewer, second = open_dock()
+    first_viewer.add_image(image, name="one")
+    second_viewer.add_image(image, name="two")
+    assert [volume.name for volume in first.controller.session] == ["one"]
+    assert [volume.name for volume in second.controller.session] == ["two"]
+
+
+def test_the_dock_works_through_the_proxy_that_plugins_get(make_napari_viewer_proxy, image, wait_for):
+    from napari_mlbseg.viewer.dock import MLBSegDock
+
+    viewer = make_napari_viewer_proxy()
+    viewer.add_image(image, name="heart")
+    dock = MLBSegDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    dock.data.volume_rows[0].new.click()
+    annotation = next(layer for layer in viewer.layers if layer.name == "heart annotation")
+    job = make_ready(dock, annotation)
+    job.write("heart", (3,), pseudo_labels=1)
+    wait_for(lambda: "heart pseudo-labels" in [layer.name for layer in viewer.layers])
+    assert viewer.layers.selection.active == annotation
+
+
+def test_opening_the_dock_imports_no_torch_and_takes_less_than_half_a_second():
+    script = textwrap.dedent(
+        """
+        import sys, time, napari
+        viewer = napari.Viewer(show=False)
+        start = time.perf_counter()
+        from napari_mlbseg.viewer.dock import MLBSegDock
+        viewer.window.add_dock_widget(MLBSegDock(viewer))
+        seconds = time.perf_counter() - start
+        viewer.close()
+        print(f"{seconds:.3f}", "torch" in sys.modules, "monai" in sys.modules)
+        """
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    seconds, torch, monai = answer.stdout.split()[-3:]
+    assert (torch, monai) == ("False", "False"), answer.stderr
+    assert float(seconds) < 0.5
