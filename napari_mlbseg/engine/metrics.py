@@ -96,8 +96,8 @@ def compare_masks(
     total = np.count_nonzero(prediction[counted]) + np.count_nonzero(reference[counted])
     distances = _surface_distances(prediction, reference, spacing, counted)
     return ClassScores(
-        dice=2 * intersection / total if total else 1.0,
-        jaccard=intersection / (total - intersection) if total else 1.0,
+        dice=float(2 * intersection / total) if total else 1.0,
+        jaccard=float(intersection / (total - intersection)) if total else 1.0,
         hd95=float(np.percentile(distances, 95)),
         asd=float(distances.mean()),
     )
@@ -106,7 +106,7 @@ def compare_masks(
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     """Dice of two masks; 1 where both are empty."""
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 2 * np.count_nonzero(prediction & reference) / total if total else 1.0
+    return float(2 * np.count_nonzero(prediction & reference) / total) if total else 1.0
 
 
 def _surface_distances(

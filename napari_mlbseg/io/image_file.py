@@ -76,6 +76,11 @@ class FileGrid:
         return tuple(n for n, letter in zip(self.shape, self.axes, strict=True) if letter != "C")
 
     @property
+    def spatial_letters(self) -> str:
+        """Letters that stand for axes of space in this format."""
+        return "IJK" if self.format == "nifti" else "ZYX"
+
+    @property
     def name(self) -> str:
         """Name of the file without its suffix."""
         return self.path.name[: -len(self.suffix)]
@@ -107,7 +112,7 @@ def default_slice_axis(grid: FileGrid) -> int:
     """
     order = range(len(grid.stack_axes)) if grid.format == "tiff" else range(len(grid.stack_axes) - 1, -1, -1)
     for axis in order:
-        if grid.stack_axes[axis] not in "IJKXYZ" or (grid.format == "tiff" and grid.stack_axes[axis] == "I"):
+        if grid.stack_axes[axis] not in grid.spatial_letters:
             return axis
     coarsest = max(grid.spacing)
     return next(axis for axis in order if np.isclose(grid.spacing[axis], coarsest, rtol=1e-4))

@@ -55,7 +55,7 @@ def read_nifti(path: Path) -> ImageFile:
         If the file is damaged, no NIfTI, or a 4D time series.
     """
     try:
-        image = nibabel.load(path, mmap=False)
+        image: Any = nibabel.load(path, mmap=False)
         data = _voxels(image)
     except (NibabelError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
@@ -110,7 +110,7 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
     header.set_intent("none")
     image_class = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     # As the affine is the header's own, nibabel leaves sform, qform and their codes alone.
-    image = image_class(array, native.affine, header)
+    image: Any = image_class(array, native.affine, header)
 
     def write(file: BinaryIO) -> None:
         if path.name.endswith(".gz"):
@@ -158,10 +158,9 @@ def new_nifti_grid(
 
 def _voxels(image: Any) -> np.ndarray:
     """The scaled array; integers with a scale become float32 where that is exact, which halves the memory."""
-    if isinstance(image, nibabel.Nifti1Image) and image.header.has_data_slope:
-        slope, intercept = image.header.get_slope_inter()
-        if slope not in (None, 1) or intercept not in (None, 0):
-            return image.dataobj.get_scaled(np.float32)
+    slope, intercept = image.header.get_slope_inter()
+    if slope not in (None, 1) or intercept not in (None, 0):
+        return image.dataobj.get_scaled(np.float32)
     return np.asanyarray(image.dataobj)
 
 

@@ -98,9 +98,7 @@ class _Place:
         dz, dy, dx = self.z - start[0], self.y - start[1], self.x - start[2]
         along = (dz * direction[0] + dy * direction[1] + dx * direction[2]) / (direction @ direction)
         along = np.clip(along, 0, 1)
-        squares = (
-            (dz - along * direction[0]) ** 2 + (dy - along * direction[1]) ** 2 + (dx - along * direction[2]) ** 2
-        )
+        squares = (dz - along * direction[0]) ** 2 + (dy - along * direction[1]) ** 2 + (dx - along * direction[2]) ** 2
         return np.sqrt(squares) - (start_radius + along * (end_radius - start_radius))
 
     def _moved(self, point: tuple[float, ...], by: float) -> Array:
@@ -182,9 +180,7 @@ def _smooth_noise(random: np.random.Generator, shape: tuple[int, ...], spacing: 
     """Noise of unit variance, correlated over `length` millimetres; made on a coarse grid, as it is smooth."""
     coarse = [max(4, round(n * step / length) + 3) for n, step in zip(shape, spacing, strict=True)]
     noise = random.normal(size=coarse).astype(np.float32)
-    positions = [
-        1 + np.linspace(0, size - 3, n, dtype=np.float32) for n, size in zip(shape, coarse, strict=True)
-    ]
+    positions = [1 + np.linspace(0, size - 3, n, dtype=np.float32) for n, size in zip(shape, coarse, strict=True)]
     for axis, position in enumerate(positions):  # separable cubic interpolation, one axis at a time
         noise = _interpolate(noise, position, axis)
     return (noise - noise.mean()) / noise.std()
@@ -206,4 +202,4 @@ def _interpolate(array: Array, positions: Array, axis: int) -> Array:
         np.take(array, base + step, axis=axis) * weight.reshape(along).astype(np.float32)
         for step, weight in zip((-1, 0, 1, 2), weights, strict=True)
     )
-    return sum(terms, np.float32(0))
+    return np.add.reduce(list(terms))

@@ -87,7 +87,7 @@ def _geometry(grid: FileGrid) -> dict[str, Any]:
     """Scale, translation, units and axis labels of the layers, in the layers' axis order."""
     letters = grid.stack_axes
     scale = list(grid.spacing)
-    units = [grid.unit if letter in ("IJK" if grid.format == "nifti" else "ZYX") else "pixel" for letter in letters]
+    units = [grid.unit if letter in grid.spatial_letters else "pixel" for letter in letters]
     translate = [0.0] * len(letters)
     if grid.format == "nifti":
         for letter, value in zip("IJK", _origin_along_axes(grid.native), strict=True):

@@ -153,7 +153,7 @@ def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[
 
 
 def _native(file: tifffile.TiffFile) -> TiffNative:
-    tags = file.pages[0].tags
+    tags = file.pages.first.tags
     x, y = tags.get("XResolution"), tags.get("YResolution")
     resolution = None if x is None or y is None else (tuple(x.value), tuple(y.value))
     unit = tags.get("ResolutionUnit")

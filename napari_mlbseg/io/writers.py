@@ -74,9 +74,8 @@ def _new_grid(path: Path, array: np.ndarray, attributes: dict[str, Any], is_nift
     if not is_nifti:
         return new_tiff_grid(path, "TZYX"[-array.ndim :], array.shape, scale, unit)
     translate = tuple(float(value) for value in attributes.get("translate", np.zeros(array.ndim)))
-    grid = new_nifti_grid(
-        path, *(_three(values[::-1], fill) for values, fill in ((array.shape, 1), (scale, 1.0), (translate, 0.0))), unit
-    )
+    shape, spacing = _three(array.shape[::-1], 1), _three(scale[::-1], 1.0)
+    grid = new_nifti_grid(path, shape, spacing, _three(translate[::-1], 0.0), unit)
     return FileGrid(**{**vars(grid), "axes": "IJK"[: array.ndim]})
 
 

@@ -1,0 +1,278 @@
+"""The command line: the jobs of the dock without a window.
+
+Result paths go to stdout, the progress bar and complaints to stderr. Exit codes: 0 done, 1 the job failed, 2 the input
+does not fit (one line says why, nothing was written), 130 interrupted (what there was has been written).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from napari_mlbseg import __version__, events
+from napari_mlbseg.cli_inputs import (
+    SOURCES,
+    InputError,
+    device_option,
+    slice_axis_option,
+    slice_numbers,
+    trained_round,
+    trained_slice_axis,
+    training_config,
+    training_volumes,
+    writable_folder,
+)
+from napari_mlbseg.config import PRESETS, Device, TrainingConfig
+from napari_mlbseg.engine.metrics import compare_labels
+from napari_mlbseg.io.files import SUFFIXES, read_labels
+from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
+from napari_mlbseg.io.volumes import (
+    PREDICTED_FILES,
+    TRAINED_FILES,
+    FileVolume,
+    load_volume,
+    write_job_results,
+    write_report,
+)
+from napari_mlbseg.jobs.folder import JobFolder
+from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.task import SegmentationTask, resolve_task
+
+__all__ = ["main"]
+
+_OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+_SECONDS_TO_WRITE = 1.2e-7  # per voxel and class, for all results of a training, on a slow disk
+_LEAST_BUDGET = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    start = time.monotonic()
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options, start))
+    except (ValueError, OSError) as error:  # InputError, TaskError, ImageFileError, and files that resist
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"napari-mlbseg: {' '.join(message.split())}", file=sys.stderr)
+        return _BAD_INPUT
+
+
+# -- train -------------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace, start: float) -> int:
+    config, initial_files = training_config(options)
+    out = writable_folder(options.out)
+    previous = None if options.resume is None else trained_round(options.resume, out)
+    volumes = training_volumes(options, initial_files)
+    label_values = sorted({value for volume in volumes for value in volume.label_values})
+    task = resolve_task([volume.volume for volume in volumes], config, class_values=label_values)
+    job = LocalJob.create(out, _with_time_to_write(task, start), previous=previous)
+    return _run(job, volumes, TRAINED_FILES, slice_axis=options.slice_axis, config=config.model_dump(mode="json"))
+
+
+def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTask:
+    """The task with a time budget that leaves room for what this process does before and after the job."""
+    budget = task.config.time_budget
+    if budget is None:
+        return task
+    voxels = sum(math.prod(volume.shape) for volume in task.volumes)
+    around = time.monotonic() - start + _SECONDS_TO_WRITE * voxels * (4 + task.n_classes)
+    config = task.config.updated(time_budget=max(_LEAST_BUDGET, budget - around))
+    return SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=config)
+
+
+# -- predict -----------------------------------------------------------------------------------------------------
+
+
+def _predict(options: argparse.Namespace, start: float) -> int:
+    out = writable_folder(options.out)
+    trained = trained_round(options.round, out)
+    request = JobFolder(trained).read_request()
+    config = request.config.updated(device=device_option(options.device))
+    slice_axis = options.slice_axis if options.slice_axis != "auto" else trained_slice_axis(trained)
+    volumes = [load_volume(image, slice_axis=slice_axis_option(slice_axis)) for image in options.images]
+    names = [volume.volume.name for volume in volumes]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two images have the same name ({', '.join(sorted(names))}): rename one of them.")
+    channels = JobFolder(trained).open_task(request).n_channels
+    for volume in volumes:
+        if volume.volume.n_channels != channels:
+            raise InputError(
+                f"'{volume.volume.name}' has {volume.volume.n_channels} channels but the model was trained on "
+                f"{channels}: give images of the same kind."
+            )
+    task = SegmentationTask(
+        volumes=tuple(volume.volume for volume in volumes), class_values=request.class_values, config=config
+    )
+    job = LocalJob.create(out, task, kind="predict", previous=trained)
+    return _run(job, volumes, PREDICTED_FILES, slice_axis=slice_axis)
+
+
+# -- a job -------------------------------------------------------------------------------------------------------
+
+
+def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts: Any) -> int:
+    """Run a job to its end, write its results, and print their paths."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system that ends us wants what there is
+    job.start()
+    interrupted = _watch(job)
+    outcome = job.folder.events()[-1]
+    report = job.folder.path / "report.json"
+    if isinstance(outcome, events.Failed):
+        write_report(report, job.folder, **facts)
+        print(f"napari-mlbseg: {outcome.message} {outcome.advice}".rstrip(), file=sys.stderr)
+        return _FAILED
+    written = write_job_results(job.folder, volumes, names)
+    write_report(report, job.folder, **facts)
+    for path in (*written, report):
+        print(path)
+    return _INTERRUPTED if interrupted else _OK
+
+
+def _watch(job: LocalJob) -> bool:
+    """Show the job's progress until it ends; Ctrl+C asks it to stop and keep what it has. True if that happened."""
+    interrupted = False
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        line = bar.add_task("start", total=1.0)
+        while not job.state.is_final:
+            try:
+                for event in job.events():
+                    if isinstance(event, events.Progress):
+                        bar.update(line, completed=event.fraction, description=event.message or str(event.stage))
+                    elif isinstance(event, events.Finished):
+                        bar.update(line, completed=1.0, description="done")
+            except KeyboardInterrupt:
+                interrupted = True
+                job.cancel()
+                bar.update(line, description="stopping")
+    return interrupted
+
+
+# -- evaluate ----------------------------------------------------------------------------------------------------
+
+
+def _evaluate(options: argparse.Namespace, start: float) -> int:
+    prediction, reference = read_labels(options.prediction), read_labels(options.reference)
+    if prediction.stack_shape != reference.stack_shape:
+        raise InputError(
+            f"{options.prediction} has shape {prediction.stack_shape} but {options.reference} has "
+            f"{reference.stack_shape}: give two segmentations of one image."
+        )
+    given = slice_axis_option(options.slice_axis)
+    axis = default_slice_axis(reference) if given is None else given
+    exclude = slice_numbers(options.exclude, "--exclude")
+    scores = compare_labels(
+        to_slices(prediction, axis), to_slices(reference, axis), slice_spacing(reference, axis), exclude=exclude
+    )
+    classes = {str(value): _finite(asdict(of_class)) for value, of_class in scores.items()}
+    print(json.dumps({"classes": classes, "unit": reference.unit, "slice_axis": axis, "exclude": exclude}, indent=2))
+    return _OK
+
+
+def _finite(scores: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no nan."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+# -- demo --------------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace, start: float) -> int:
+    """Open napari with the phantom in a process of its own, so that this module needs no window."""
+    has_display = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    headless = [] if has_display and not options.headless else ["--headless"]
+    return subprocess.run([sys.executable, "-m", "napari_mlbseg.viewer.demo", *headless]).returncode
+
+
+# -- options -----------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="napari-mlbseg", description="Segment volumes from a few painted slices (MLB-Seg).")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train on clean slices and segment the others", description=_train_help())
+    train.set_defaults(run=_train)
+    train.add_argument("images", nargs="+", metavar="IMAGE", help=f"image file ({', '.join(SUFFIXES)})")
+    train.add_argument("--labels", nargs="+", required=True, metavar="LABELS", help="label file of each image")
+    train.add_argument("--clean", required=True, help="clean slices: 12,24,36, or NAME:12,24;NAME:3 of several images")
+    train.add_argument("--out", required=True, metavar="DIR", help="folder for the results; it becomes the job folder")
+    train.add_argument(
+        "--initial-labels", nargs="+", metavar="SOURCE", help=f"{', '.join(SOURCES)}, or a file for each image"
+    )
+    _add_slice_axis(train)
+    train.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; quick on a CPU, standard on a GPU")
+    train.add_argument("--time-budget", metavar="SECONDS", help=_help_of("time_budget"))
+    train.add_argument("--steps", metavar="N", help=_help_of("steps"))
+    _add_device(train)
+    train.add_argument("--seed", metavar="N", help=_help_of("seed"))
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other parameter")
+    train.add_argument("--resume", metavar="ROUND_DIR", help="start from the model of an earlier training")
+
+    predict = commands.add_parser("predict", help="segment images with a trained model")
+    predict.set_defaults(run=_predict)
+    predict.add_argument("round", metavar="ROUND_DIR", help="folder of the training")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
+    predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    _add_slice_axis(predict)
+    _add_device(predict)
+
+    evaluate = commands.add_parser("evaluate", help="Dice, Jaccard, HD95 and ASD of each class, as JSON")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("prediction", metavar="PREDICTION", help="label file")
+    evaluate.add_argument("reference", metavar="REFERENCE", help="label file")
+    evaluate.add_argument("--exclude", default="", help="slices that do not count: 12,24,36")
+    _add_slice_axis(evaluate)
+
+    demo = commands.add_parser("demo", help="train on a generated phantom in napari")
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--headless", action="store_true", help="show no window, leave screenshots in demo-output")
+    return parser
+
+
+def _train_help() -> str:
+    fields = ", ".join(TrainingConfig.model_fields)
+    return f"Train on clean slices and segment the others. Parameters for --set: {fields}."
+
+
+def _help_of(field: str) -> str:
+    return str(TrainingConfig.model_fields[field].description).replace("%", "%%")
+
+
+def _add_slice_axis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--slice-axis",
+        default="auto",
+        metavar="AXIS",
+        help="axis of the file's array along which the slices lie, channels not counted: auto, 0, 1 or 2",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=f"one of {', '.join(get_args(Device))}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,171 @@
+"""What the words on the command line mean: files become volumes, options a config.
+
+What does not fit is an `InputError` of one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from napari_mlbseg.config import Device, InitialLabelSource, TrainingConfig
+from napari_mlbseg.io.files import SUFFIXES, has_known_suffix
+from napari_mlbseg.io.volumes import FileVolume, load_volume
+from napari_mlbseg.jobs.devices import check_device
+from napari_mlbseg.jobs.folder import JobFolder
+
+__all__ = [
+    "SOURCES",
+    "InputError",
+    "device_option",
+    "slice_axis_option",
+    "slice_numbers",
+    "trained_round",
+    "trained_slice_axis",
+    "training_config",
+    "training_volumes",
+    "writable_folder",
+]
+
+#: Sources of the initial labels that have a name.
+SOURCES = tuple(source for source in get_args(InitialLabelSource) if source != "given")
+
+
+class InputError(ValueError):
+    """The input does not fit; the message is one sentence that says what to do."""
+
+
+def training_config(options: argparse.Namespace) -> tuple[TrainingConfig, list[str]]:
+    """The config that the options describe, and the files of initial labels."""
+    overrides: dict[str, Any] = {}
+    source, files = _initial_labels(options.initial_labels, len(options.images))
+    if source is not None:
+        overrides["initial_labels"] = source
+    for name in ("time_budget", "steps", "seed"):
+        if getattr(options, name) is not None:
+            overrides[name] = getattr(options, name)
+    overrides["device"] = options.device
+    for assignment in options.set:
+        field, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment} lacks a value: write --set FIELD=VALUE, such as --set n_views=3.")
+        if field == "preset":
+            raise InputError("The preset cannot be set with --set: choose it with --preset.")
+        overrides[field] = value
+    overrides["device"] = device_option(str(overrides["device"]))
+    preset = options.preset or ("quick" if overrides["device"] == "cpu" else "standard")
+    return TrainingConfig.from_preset(preset, **overrides), files
+
+
+def _initial_labels(given: list[str] | None, n_images: int) -> tuple[str | None, list[str]]:
+    """Source of the initial labels (None: as the preset says), and files where they are given."""
+    if given is None:
+        return None, []
+    if len(given) == 1 and given[0] in SOURCES:
+        return given[0], []
+    strange = [name for name in given if not has_known_suffix(name)]
+    if strange:
+        raise InputError(f"--initial-labels {strange[0]} is no source: choose {', '.join(SOURCES)}, or give a file.")
+    if len(given) != n_images:
+        raise InputError(f"There are {n_images} images and {len(given)} initial labels: give one file for each image.")
+    return "given", given
+
+
+def training_volumes(options: argparse.Namespace, initial_files: list[str]) -> list[FileVolume]:
+    """Images with labels, clean slices and initial labels."""
+    images = [Path(image) for image in options.images]
+    if len(options.labels) != len(images):
+        raise InputError(f"There are {len(images)} images and {len(options.labels)} labels: give one for each image.")
+    clean = _clean_slices(options.clean, [_name(image) for image in images])
+    return [
+        load_volume(
+            image,
+            labels_path=labels,
+            clean=clean.get(_name(image), ()),
+            initial_labels_path=initial_files[number] if initial_files else None,
+            slice_axis=slice_axis_option(options.slice_axis),
+        )
+        for number, (image, labels) in enumerate(zip(images, options.labels, strict=True))
+    ]
+
+
+def _clean_slices(text: str, names: list[str]) -> dict[str, list[int]]:
+    """Clean slices by image name, from ``12,24`` (one image) or ``NAME:12,24;NAME:3``."""
+    if ":" not in text:
+        if len(names) > 1:
+            raise InputError(f"There are {len(names)} images: give --clean as '{names[0]}:12,24;{names[1]}:3'.")
+        return {names[0]: slice_numbers(text, "--clean")}
+    clean: dict[str, list[int]] = {}
+    for part in text.split(";"):
+        if not part.strip():
+            continue
+        name, _, numbers = part.strip().rpartition(":")
+        if name not in names:
+            raise InputError(f"--clean names an image '{name}' that is not there: the images are {', '.join(names)}.")
+        clean.setdefault(name, []).extend(slice_numbers(numbers, "--clean"))
+    return clean
+
+
+def trained_slice_axis(round_path: Path) -> str:
+    """The option --slice-axis of the training, as its report tells."""
+    try:
+        report = json.loads((round_path / "report.json").read_text(encoding="utf-8"))
+        return str(report.get("slice_axis", "auto"))
+    except (OSError, ValueError):
+        return "auto"
+
+
+def device_option(text: str) -> str:
+    """The device that is there, ``auto`` resolved."""
+    return check_device(_choice("device", text, get_args(Device)))
+
+
+def _choice(what: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise InputError(f"There is no {what} '{value}': choose one of {', '.join(choices)}.")
+    return value
+
+
+def slice_axis_option(text: str) -> int | None:
+    """The axis, or None for ``auto``."""
+    _choice("slice axis", text, ("auto", "0", "1", "2"))
+    return None if text == "auto" else int(text)
+
+
+def slice_numbers(text: str, option: str) -> list[int]:
+    """Slices from ``12,24,36``; `option` is named in the complaint."""
+    try:
+        return [int(number) for number in text.split(",") if number.strip()]
+    except ValueError:
+        raise InputError(f"{option} {text} is no list of slice numbers: write them as 12,24,36.") from None
+
+
+def _name(path: Path) -> str:
+    """Name of a file without its suffix, as `FileGrid.name`."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def writable_folder(text: str) -> Path:
+    """The output folder, checked without making it."""
+    out = Path(text).absolute()
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file, so {out} cannot be a folder: choose another --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {existing} cannot be written: choose another --out.")
+    return out
+
+
+def trained_round(text: str, out: Path) -> Path:
+    """The folder of a finished training."""
+    folder = JobFolder(text)
+    if not (folder.request_file.exists() and folder.model_file.exists()):
+        raise InputError(f"{text} holds no trained model: give the --out folder of a finished training.")
+    if folder.path.resolve() == out.resolve():
+        raise InputError(f"The results would overwrite the training in {text}: choose another --out.")
+    return folder.path

@@ -1,0 +1,196 @@
+"""Files as volumes of a task, and a job's results as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
+from napari_mlbseg.io.files import read_image, read_labels, write_result
+from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
+from napari_mlbseg.jobs.folder import JobFolder, safe_name, write_atomically
+from napari_mlbseg.task import TaskError, Volume
+
+__all__ = ["PREDICTED_FILES", "TRAINED_FILES", "FileVolume", "load_volume", "write_job_results", "write_report"]
+
+#: Results of a prediction and of a training that are written as image files.
+PREDICTED_FILES = ("pseudo_labels", "probability", "view_agreement")
+TRAINED_FILES = ("pseudo_labels", "probability", "weight_initial", "weight_pseudo", "view_agreement")
+
+
+@dataclass(frozen=True, eq=False)
+class FileVolume:
+    """A volume of a task with the file that it came from.
+
+    Attributes
+    ----------
+    volume : Volume
+    grid : FileGrid
+        Of the image file; results are written into its space.
+    slice_axis : int
+        Axis of the file along which the volume's slices lie.
+    label_values : tuple of int
+        All label numbers in the label file but 0, on whatever slice.
+    """
+
+    volume: Volume
+    grid: FileGrid
+    slice_axis: int
+    label_values: tuple[int, ...]
+
+
+def load_volume(
+    image_path: str | Path,
+    *,
+    labels_path: str | Path | None = None,
+    clean: Sequence[int] = (),
+    initial_labels_path: str | Path | None = None,
+    slice_axis: int | None = None,
+) -> FileVolume:
+    """Read an image and its labels as a volume.
+
+    Parameters
+    ----------
+    image_path, labels_path, initial_labels_path : path
+        NIfTI or TIFF; without labels, they are all 0.
+    clean : sequence of int
+        Slices along the slice axis, in the file's order.
+    slice_axis : int, optional
+        Axis of the file; by default the one that `default_slice_axis` chooses.
+
+    Raises
+    ------
+    ImageFileError
+        If a file cannot be read or has no stack of slices.
+    TaskError
+        If the files do not fit each other or the clean slices not the image.
+    """
+    image = read_image(image_path)
+    axis = default_slice_axis(image) if slice_axis is None else slice_axis
+    slices = to_slices(image, axis)
+    n_slices = slices.shape[0]
+    marks = np.zeros(n_slices, dtype=bool)
+    for z in clean:
+        if not 0 <= z < n_slices:
+            raise TaskError(
+                f"Slice {z} is given as clean but '{image.name}' has slices 0 to {n_slices - 1} along axis {axis}: "
+                "correct --clean, or choose another --slice-axis."
+            )
+        marks[z] = True
+    shape = (n_slices, *slices.shape[-2:])
+    labels = np.zeros(shape, dtype=np.uint8) if labels_path is None else _labels_like(image, labels_path, axis)
+    given = None if initial_labels_path is None else _labels_like(image, initial_labels_path, axis)
+    return FileVolume(
+        volume=Volume(
+            name=image.name,
+            image=slices,
+            labels=labels,
+            clean=marks,
+            initial_labels=given,
+            spacing=slice_spacing(image, axis),
+            unit=image.unit,
+        ),
+        grid=image.grid,
+        slice_axis=axis,
+        label_values=tuple(int(value) for value in np.unique(labels) if value != 0),
+    )
+
+
+def write_job_results(folder: JobFolder, volumes: Sequence[FileVolume], names: Sequence[str]) -> list[Path]:
+    """Write result arrays of a job as image files, beside its request or, of several volumes, in a folder for each.
+
+    Parameters
+    ----------
+    folder : JobFolder
+    volumes : sequence of FileVolume
+        In the job's order.
+    names : sequence of str
+        Of the arrays; those that the job did not make are left out.
+
+    Returns
+    -------
+    list of Path
+        Files that were written.
+    """
+    written = []
+    for file_volume in volumes:
+        name = file_volume.volume.name
+        target = folder.path / safe_name(name) if len(volumes) > 1 else folder.path
+        target.mkdir(parents=True, exist_ok=True)
+        results = folder.results(name)
+        for array_name in names:
+            if array_name in results:
+                array = np.asarray(results[array_name][:])
+                written.append(write_result(target / array_name, array, file_volume.grid, file_volume.slice_axis))
+    return written
+
+
+def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
+    """Write what a job was asked and how it went, as JSON.
+
+    Parameters
+    ----------
+    path : Path
+    folder : JobFolder
+        Of a job that ended.
+    **facts
+        More to write, as JSON knows it.
+    """
+    request, events = folder.read_request(), folder.events()
+    started = next((event for event in events if isinstance(event, Started)), None)
+    outcome = events[-1]
+    metrics = {key: value for event in events if isinstance(event, Metrics) for key, value in event.values.items()}
+    report = {
+        "outcome": outcome.type,
+        "reason": outcome.reason if isinstance(outcome, Finished) else None,
+        "error": outcome.message if isinstance(outcome, Failed) else None,
+        "version": started.version if started else None,
+        "device": started.device if started else None,
+        "seed": request.config.seed,
+        "class_values": request.class_values,
+        "steps": getattr(outcome, "steps", 0),
+        "seconds": getattr(outcome, "seconds", None),
+        "seconds_per_stage": _seconds_per_stage(events),
+        "seconds_to_first_preview": next((event.seconds for event in events if isinstance(event, Preview)), None),
+        "peak_memory_mb": metrics.get("peak_memory_mb"),
+        "metrics": metrics,
+        "config": request.config.model_dump(mode="json"),
+        **facts,
+    }
+    write_atomically(path, json.dumps(report, indent=2) + "\n")
+
+
+def _labels_like(image: ImageFile, path: str | Path, slice_axis: int) -> np.ndarray:
+    """Label numbers of a file that must fit `image`, slices first."""
+    labels = read_labels(path)
+    if labels.stack_shape != image.stack_shape:
+        raise TaskError(
+            f"The labels {path} have shape {_by(labels.stack_shape)} but the image {image.path} has "
+            f"{_by(image.stack_shape)}: give labels that belong to this image."
+        )
+    if labels.data.size and labels.data.min() < 0:
+        raise TaskError(
+            f"The labels {path} hold the negative number {labels.data.min()}: label numbers start at 0, the background."
+        )
+    return to_slices(labels, slice_axis)
+
+
+def _seconds_per_stage(events: Sequence[Event]) -> dict[str, float]:
+    """Seconds between the first sign of each stage and that of the next."""
+    seconds: dict[str, float] = {}
+    stage, since = None, 0.0
+    for event in events:
+        if isinstance(event, Progress):
+            if stage is not None:
+                seconds[stage] = round(seconds.get(stage, 0.0) + event.seconds - since, 3)
+            stage, since = str(event.stage), event.seconds
+    return seconds
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
