@@ -55,13 +55,14 @@ def read_labels(path: str | os.PathLike[str]) -> ImageFile:
         return labels
     if labels.data.dtype.kind == "b":
         return _with_data(labels, labels.data.astype(np.uint8))
-    whole = np.isfinite(labels.data) & (labels.data == np.rint(labels.data))
+    # A scale in the header, such as 1/255, leaves the last digits of whole numbers open.
+    whole = np.isfinite(labels.data) & (np.abs(labels.data - np.rint(labels.data)) < 1e-4)
     if not whole.all():
         example = labels.data[~whole].flat[0]
         raise ImageFileError(
             f"{path} holds values such as {example:g}, which are no label numbers: give integers (0 = background)."
         )
-    return _with_data(labels, labels.data.astype(np.int64))
+    return _with_data(labels, np.rint(labels.data).astype(np.int64))
 
 
 def write_result(

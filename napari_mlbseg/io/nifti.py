@@ -157,11 +157,10 @@ def new_nifti_grid(
 
 
 def _voxels(image: Any) -> np.ndarray:
-    """The scaled array; integers with a scale become float32 where that is exact, which halves the memory."""
-    slope, intercept = image.header.get_slope_inter()
-    if slope not in (None, 1) or intercept not in (None, 0):
-        return image.dataobj.get_scaled(np.float32)
-    return np.asanyarray(image.dataobj)
+    """The scaled array; nibabel scales to float64, of which short integers do not need the half."""
+    data = np.asanyarray(image.dataobj)
+    stored = image.get_data_dtype()
+    return data.astype(np.float32) if data.dtype != stored and stored.itemsize <= 2 else data
 
 
 def _name_axes(data: np.ndarray, path: Path) -> tuple[np.ndarray, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,17 @@ _UNIT_NAMES = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "micro
                "": "pixel", "pixels": "pixel"}  # fmt: skip
 _UNITS = ("nm", "um", "mm", "cm", "m", "inch", "pixel")
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+#: What tifffile raises on files that are cut or overwritten.
+_DAMAGE = (
+    tifffile.TiffFileError,
+    ElementTree.ParseError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 _CENTIMETRE = 3  # of the tag ResolutionUnit; inches are what printers and cameras write by habit
 
 
@@ -66,7 +79,11 @@ def read_tiff(path: Path) -> ImageFile:
             if data.shape != series.shape:
                 raise ValueError("pages are missing")
             native = _native(file)
-    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, IndexError, KeyError, EOFError) as error:
+    except _DAMAGE as error:
+        if "imagecodecs" in str(error):
+            raise ImageFileError(
+                f"{path} is compressed in a way that needs another package: run 'pip install imagecodecs'."
+            ) from error
         raise ImageFileError(
             f"{path} cannot be read as TIFF, it is truncated or damaged: copy or export it again."
         ) from error
