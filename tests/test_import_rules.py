@@ -1,0 +1,65 @@
+"""What may be loaded where, asked of a fresh interpreter and of import-linter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import napari_mlbseg
+
+ROOT = Path(__file__).parent.parent
+
+
+def loaded(*imports: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after the imports."""
+    lines = ["import sys", *imports, "print(*{name.partition('.')[0] for name in sys.modules})"]
+    return set(subprocess.check_output([sys.executable, "-c", "\n".join(lines)], text=True).split())
+
+
+def modules_of(package: str) -> list[str]:
+    """Import statements for a package and all its modules."""
+    folder = ROOT / "napari_mlbseg" / package
+    names = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__"))
+    return [f"import napari_mlbseg.{package}", *(f"import napari_mlbseg.{package}.{name}" for name in names)]
+
+
+def test_importing_the_package_loads_next_to_nothing():
+    assert not loaded("import napari_mlbseg") & {"torch", "monai", "napari", "qtpy", "numpy", "pydantic"}
+
+
+def test_the_process_that_shows_the_window_holds_no_torch():
+    imports = [line for room in ("session", "viewer", "io") for line in modules_of(room)]
+    assert not loaded("import napari_mlbseg", *imports, "import napari_mlbseg.jobs.local") & {"torch", "monai"}
+
+
+def test_the_command_line_holds_neither_torch_nor_a_window():
+    assert not loaded("import napari_mlbseg.cli") & {"torch", "monai", "napari", "qtpy", "magicgui"}
+
+
+def test_jobs_sessions_and_files_need_no_window():
+    imports = [line for room in ("jobs", "session", "io") for line in modules_of(room)]
+    assert not loaded(*imports) & {"napari", "qtpy", "magicgui", "superqt", "PyQt6"}
+
+
+@pytest.mark.parametrize("name", napari_mlbseg.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(napari_mlbseg, name) is not None
+    assert name in dir(napari_mlbseg)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        napari_mlbseg.nothing  # noqa: B018
+
+
+def test_import_linter_keeps_the_contracts():
+    if find_spec("importlinter") is None:
+        pytest.skip("import-linter is not installed")
+    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    answer = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout
+    assert "0 broken" in answer.stdout

@@ -1,0 +1,91 @@
+"""What a user installs: the wheel, its manifest and its entry points."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from npe2 import PluginManifest
+
+import napari_mlbseg
+from napari_mlbseg.config import TrainingConfig
+
+ROOT = Path(__file__).parent.parent
+MANIFEST = ROOT / "napari_mlbseg" / "napari.yaml"
+
+
+def test_the_manifest_at_the_root_is_the_one_of_the_package():
+    assert (ROOT / "napari.yaml").resolve() == MANIFEST.resolve()
+
+
+def test_every_command_of_the_manifest_can_be_imported():
+    manifest = PluginManifest.from_file(MANIFEST)
+    assert manifest.display_name == "MLB-Seg"
+    assert {command.id for command in manifest.contributions.commands} >= {"napari-mlbseg.open"}
+    for command in manifest.contributions.commands:
+        module, _, name = str(command.python_name).partition(":")
+        assert callable(getattr(import_module(module), name)), command.id
+
+
+def test_no_qt_binding_is_required():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    required = setup["options"]["install_requires"].lower()
+    assert not [binding for binding in ("pyqt", "pyside", "napari[") if binding in required]
+    assert "napari[all]" in setup["options.extras_require"]["all"]
+
+
+def test_version_of_the_citation_is_that_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == napari_mlbseg.__version__
+
+
+def test_the_parameter_table_of_the_documentation_names_every_parameter():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        table = import_module("parameter_table").markdown()
+    finally:
+        sys.path.pop(0)
+    for name in TrainingConfig.model_fields:
+        assert f"| `{name}` |" in table
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_manifest_and_nothing_but_the_package(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "napari_mlbseg", source / "napari_mlbseg", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("napari_mlbseg-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert archive.read("napari_mlbseg/napari.yaml") == MANIFEST.read_bytes()
+        information = f"napari_mlbseg-{napari_mlbseg.__version__}.dist-info"
+        entry_points = archive.read(f"{information}/entry_points.txt").decode()
+        metadata = archive.read(f"{information}/METADATA").decode()
+    assert "napari_mlbseg/py.typed" in names
+    assert {name.split("/")[0] for name in names} == {"napari_mlbseg", information}
+    assert "[napari.manifest]\nnapari-mlbseg = napari_mlbseg:napari.yaml" in entry_points
+    assert "napari-mlbseg = napari_mlbseg.cli:main" in entry_points
+    assert "Classifier: Framework :: napari" in metadata
+    assert "License-Expression: BSD-3-Clause" in metadata
+
+    target = tmp_path / "installed"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*command, str(wheel)], check=True, capture_output=True)
+    installed = target / "napari_mlbseg" / "napari.yaml"
+    assert installed.is_file()
+    assert not installed.is_symlink()
+    assert PluginManifest.from_file(installed).name == "napari-mlbseg"
