@@ -217,7 +217,10 @@ class SegmentationSession:
         task = self.resolve(focus)
         number = max((r.number for r in self.rounds), default=0) + 1
         job = LocalJob.create(
-            self.folder / "rounds" / f"{number:03d}", task, previous=self._warm_model(task), threads=_threads_beside_a_window()
+            self.folder / "rounds" / f"{number:03d}",
+            task,
+            previous=self._warm_model(task),
+            threads=_threads_beside_a_window(),
         )
         job.start()
         started = Round(number=number, job=job, task=task, keeps=self._temporary)

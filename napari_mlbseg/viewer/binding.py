@@ -69,7 +69,7 @@ class VolumeBinding:
             annotation=annotation,
             slice_axis=axis,
             channel_axis=len(shape) if image.rgb else None,
-            spacing=voxel_spacing(image) if len(shape) == 3 else (1.0, 1.0, 1.0),
+            spacing=_three(voxel_spacing(image)),
             unit=str(image.units[axis]),
             clean=self.clean.setdefault(axis, set()),
             initial_labels=None if self.initial_labels is None else _pixels(self.initial_labels),
@@ -107,7 +107,9 @@ def transform_of(layer: Layer) -> dict[str, Any]:
 
 def make_annotation(image: Image) -> Labels:
     """An empty labels layer that lies exactly on `image`."""
-    return Labels(np.zeros(spatial_shape(image), dtype=np.uint8), name=f"{image.name} annotation", **transform_of(image))
+    return Labels(
+        np.zeros(spatial_shape(image), dtype=np.uint8), name=f"{image.name} annotation", **transform_of(image)
+    )
 
 
 def annotates(labels: Labels, image: Image) -> bool:
@@ -142,6 +144,12 @@ def default_slice_axis(image: Image, viewer: Viewer) -> int:
         return coarsest
     scrolled = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.not_displayed]
     return next((axis for axis in reversed(scrolled) if 0 <= axis < 3), 0)
+
+
+def _three(spacing: tuple[float, ...]) -> tuple[float, float, float]:
+    """The spacing of a stack; of what is none, anything: the session refuses it when it freezes the volume."""
+    z, y, x = spacing if len(spacing) == 3 else (1.0, 1.0, 1.0)
+    return z, y, x
 
 
 def axis_name(layer: Layer, axis: int) -> str:

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QP
 
 from napari_mlbseg.viewer.binding import VolumeBinding
 from napari_mlbseg.viewer.controller import SHORTCUT, DockController
-from napari_mlbseg.viewer.panel import Panel, hint
+from napari_mlbseg.viewer.panel import Panel, WrappedLabel, hint
 from napari_mlbseg.viewer.slice_strip import SliceStrip
 
 __all__ = ["CleanPanel"]
@@ -31,7 +31,7 @@ class CleanPanel(Panel):
         self._painted: set[int] = set()
         self.strip = SliceStrip()
         self.strip.setToolTip("Green: clean. Yellow: painted, not marked clean. Click to go there.")
-        self.status = QLabel(wordWrap=True)
+        self.status = WrappedLabel()
         self.turn = QPushButton("&Turn the view to the slices")
         self.mark = QPushButton(f"&Mark this slice clean  ({SHORTCUT})", checkable=True)
         self.mark.setToolTip(f"Say that every pixel of the slice in view is labelled as it should be. Key: {SHORTCUT}.")
@@ -48,7 +48,10 @@ class CleanPanel(Panel):
             self.rows.addWidget(widget)
         self.rows.addLayout(below)
         self.rows.addWidget(
-            hint("Painted is not clean: mark a slice when it is complete. Clean with nothing painted means: I looked, it is all background.")
+            hint(
+                "Painted is not clean: mark a slice when it is complete. Clean with nothing painted means: I looked, "
+                "it is all background."
+            )
         )
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self.list.removal_wanted.connect(self._on_remove)
@@ -153,7 +156,10 @@ class CleanPanel(Panel):
         self.mark.setEnabled(z is not None)
         with QSignalBlocker(self.mark):
             self.mark.setChecked(z in clean)
-        self.mark.setText(f"This slice is &clean  ({SHORTCUT})" if z in clean else f"&Mark this slice clean  ({SHORTCUT})")
+        self.mark.setText(
+            f"This slice is &clean  ({SHORTCUT})" if z in clean else f"&Mark this slice clean  ({SHORTCUT})"
+        )
+        self.status.setToolTip(f"Of the image '{binding.image.name}'" if binding is not None else "")
         self.status.setText(_status(binding, z, n_slices, clean, self._painted))
 
 
@@ -176,7 +182,7 @@ def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: 
     if z is None:
         return "The slices lie along another axis than the view."
     state = "clean" if z in clean else "painted, not marked clean" if z in painted else "nothing painted"
-    return f"Slice {z} of 0–{n_slices - 1} in {binding.image.name}: {state}"
+    return f"Slice {z} of 0 to {n_slices - 1}: {state}"
 
 
 def _painted_slices(binding: VolumeBinding | None, slice_axis: int) -> set[int]:

@@ -110,7 +110,10 @@ class DockController:
             self.set_layers([(layer, matching_annotation(layer, self.viewer))])
         elif isinstance(layer, Labels):
             self.set_layers(
-                [(b.image, layer if b.annotation is None and annotates(layer, b.image) else b.annotation) for b in self.bindings]
+                [
+                    (b.image, layer if b.annotation is None and annotates(layer, b.image) else b.annotation)
+                    for b in self.bindings
+                ]
             )
 
     def _binding(self, image: Image, annotation: Labels | None) -> VolumeBinding:

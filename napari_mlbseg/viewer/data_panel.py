@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QFrame, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QFrame, QHBoxLayout, QPushButton, QWidget
 
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
@@ -16,7 +16,7 @@ from napari_mlbseg.viewer.binding import (
 )
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.layer_combo import LayerCombo
-from napari_mlbseg.viewer.panel import Panel
+from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 
 __all__ = ["DataPanel", "VolumeRow"]
 
@@ -66,8 +66,10 @@ class DataPanel(Panel):
         self.add.setToolTip("Several images are learnt as one task; each may have clean slices or none.")
         self.slice_axis = QComboBox()
         self.independent = QCheckBox("Slices are &unrelated images")
-        self.independent.setToolTip("Tick for a stack of separate 2D pictures: nothing is filled in between neighbours.")
-        self.problem = QLabel(wordWrap=True)
+        self.independent.setToolTip(
+            "Tick for a stack of separate 2D pictures: nothing is filled in between neighbours."
+        )
+        self.problem = WrappedLabel()
         axis = QWidget()
         form = QFormLayout(axis)
         form.setContentsMargins(0, 0, 0, 0)
@@ -126,8 +128,8 @@ class DataPanel(Panel):
         self._have_rows(max(1, len(bindings)))
         unused = self._unused_images()
         self.add.setVisible(bool(bindings) and bool(unused))
-        for row, binding in zip(self.volume_rows, bindings or [None], strict=True):
-            self._fill(row, binding, unused)
+        for number, row in enumerate(self.volume_rows):
+            self._fill(row, bindings[number] if bindings else None, unused)
         self._show_axes(bindings[0] if bindings else None)
         problems = [_problem(binding.image) for binding in bindings] or ["Open an image, or File > Open Sample."]
         problem = next(filter(None, problems), "")
@@ -161,7 +163,9 @@ class DataPanel(Panel):
 
     def _unused_images(self) -> list[Image]:
         used = [binding.image for binding in self._controller.bindings]
-        layers = [layer for layer in self._controller.viewer.layers if isinstance(layer, Image) and not is_result(layer)]
+        layers = [
+            layer for layer in self._controller.viewer.layers if isinstance(layer, Image) and not is_result(layer)
+        ]
         return [layer for layer in layers if layer not in used]
 
     def _show_axes(self, binding: VolumeBinding | None) -> None:
@@ -179,9 +183,9 @@ def _problem(image: Image) -> str:
     """Why an image cannot be segmented here; empty if it can."""
     n_axes = len(spatial_shape(image))
     if n_axes < 3:
-        return "This is one 2D image. A stack of slices is needed: stack several images first (select them, right-click, Merge to Stack)."
+        return "This is one 2D image, not a stack: stack several first (select them, right-click, Merge to Stack)."
     if n_axes > 3:
-        return "This image has more than three axes: choose one time point or position first (right-click it, Split Stack)."
+        return "This image has more than three axes: choose one time point first (right-click it, Split Stack)."
     return ""
 
 

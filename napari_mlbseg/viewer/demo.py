@@ -14,12 +14,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_mlbseg.events import Failed
 from napari_mlbseg.io.phantom import Phantom, make_phantom
 from napari_mlbseg.session import SessionState
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_mlbseg.viewer.dock import MLBSegDock
 
 __all__ = ["main", "run_demo"]
 
@@ -64,8 +70,8 @@ def run_demo(headless: bool, out: Path, seconds: float = 45.0) -> int:
 class _Stage:
     """A window with the dock, ready to train."""
 
-    viewer: object
-    dock: object
+    viewer: Viewer
+    dock: MLBSegDock
     clean: tuple[int, ...]
 
     def play(self, until: Callable[[], bool], at_most: float) -> bool:
@@ -82,8 +88,8 @@ class _Stage:
 
     def settle(self) -> None:
         """Let what is on its way be drawn."""
-        end = time.monotonic() + 0.6
-        self.play(lambda: time.monotonic() > end, at_most=2)
+        end = time.monotonic() + 1.5
+        self.play(lambda: time.monotonic() > end, at_most=3)
 
 
 def _set_up(phantom: Phantom, seconds: float) -> _Stage:

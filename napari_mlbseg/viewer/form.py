@@ -99,7 +99,7 @@ class FieldEditor(QWidget):
     def _make_number(self, field: FieldInfo) -> QWidget:
         number = _Integer() if self._kind is int else _Real()
         low, high = _bounds(field)
-        step = 1 if self._kind is int else 10 ** -_Real.DECIMALS
+        step = 1 if self._kind is int else 10**-_Real.DECIMALS
         number.setRange(low - step if self._optional else low, high)
         if self._optional:
             number.setSpecialValueText("no limit")
@@ -196,7 +196,8 @@ def _kind_of(field: FieldInfo) -> tuple[Any, bool]:
 
 def _bounds(field: FieldInfo) -> tuple[Any, Any]:
     """Smallest and largest value; an open bound is left to the config's validation."""
-    low, high = 0, _LARGEST_INT
+    low: Any = 0
+    high: Any = _LARGEST_INT
     for bound in field.metadata:
         if isinstance(bound, (Ge, Gt)):
             low = bound.ge if isinstance(bound, Ge) else bound.gt

@@ -203,7 +203,7 @@ class ResultLayers:
                     self.changed.emit()
 
     def _on_editable(self, event: Any) -> None:
-        """napari unlocks layers now and then (new data, 3D and back); results stay locked."""
+        """Lock results again: napari unlocks layers now and then (new data, 3D and back)."""
         if event.source.editable:
             event.source.editable = False
 
@@ -229,7 +229,9 @@ class _Target:
         dtype = self.arrays[kind.arrays[0]].dtype
         written = [self.written[array] for array in kind.arrays]
         fits = before is not None and before.shape == spatial_shape(self.binding.image)
-        self.sources[kind.key] = _Patchwork(newest, written, before.read if before is not None and fits else None, dtype)
+        self.sources[kind.key] = _Patchwork(
+            newest, written, before.read if before is not None and fits else None, dtype
+        )
 
 
 @dataclass(eq=False)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-__all__ = ["Panel", "hint"]
+__all__ = ["Panel", "WrappedLabel", "hint"]
 
 _HEADING = """
 QToolButton { border: none; border-top: 1px solid rgba(128, 128, 128, 80); border-radius: 0; font-weight: bold;
@@ -66,9 +67,34 @@ class Panel(QWidget):
         self.body.setVisible(unfolded)
 
 
-def hint(text: str) -> QLabel:
-    """A wrapped line that explains, quieter than the rest."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setStyleSheet("QLabel { color: palette(mid); font-style: italic; }")
+class WrappedLabel(QLabel):
+    """Text on as many lines as it needs, and always exactly as tall.
+
+    A wrapped QLabel has a height that depends on its width, which nested layouts in a scroll area take account of too
+    late: what lies below is squeezed. This one fixes its height whenever its text or width changes.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+
+    def hasHeightForWidth(self) -> bool:
+        return False
+
+    def setText(self, text: str) -> None:
+        super().setText(text)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self.heightForWidth(self.width()))
+
+
+def hint(text: str) -> WrappedLabel:
+    """A line that explains, set off from the rest."""
+    label = WrappedLabel(text)
+    label.setStyleSheet("QLabel { font-style: italic; }")
     return label

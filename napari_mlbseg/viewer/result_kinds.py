@@ -55,7 +55,7 @@ class ResultKind:
 
 
 def _map(colormap: Any, limits: tuple[float, float]) -> dict[str, Any]:
-    return {"colormap": colormap, "contrast_limits": limits, "blending": "additive", "opacity": 0.8, "visible": False}
+    return {"colormap": colormap, "contrast_limits": limits, "blending": "additive", "opacity": 0.6, "visible": False}
 
 
 RESULT_KINDS = (
@@ -90,7 +90,7 @@ RESULT_KINDS = (
     ),
     ResultKind(
         key="weight_initial",
-        layer_name="weight of initial labels (wⁿ)",
+        layer_name="weights wⁿ",
         words="Trust in the initial labels (wⁿ)",
         help="Bright where learning the initial label agrees with your clean slices; dark where it does not.",
         arrays=("weight_initial",),
@@ -99,7 +99,7 @@ RESULT_KINDS = (
     ),
     ResultKind(
         key="weight_pseudo",
-        layer_name="weight of pseudo-labels (wᵖ)",
+        layer_name="weights wᵖ",
         words="Trust in the pseudo-labels (wᵖ)",
         help="Bright where learning the model's own label agrees with your clean slices; dark where it does not.",
         arrays=("weight_pseudo",),

@@ -73,7 +73,13 @@ class SliceStrip(QWidget):
         if event.buttons() & Qt.MouseButton.LeftButton:
             self._ask_for(event)
         elif z is not None:
-            state = "clean" if z in self._clean else "painted, not marked clean" if z in self._painted else "nothing painted"
+            state = (
+                "clean"
+                if z in self._clean
+                else "painted, not marked clean"
+                if z in self._painted
+                else "nothing painted"
+            )
             QToolTip.showText(event.globalPosition().toPoint(), f"Slice {z}: {state}", self)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

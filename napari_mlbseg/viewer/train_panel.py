@@ -6,7 +6,7 @@ from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPushButton, QToolButton, QWidget
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Progress, Started, is_terminal
@@ -15,7 +15,7 @@ from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.form import ConfigForm, FieldEditor
 from napari_mlbseg.viewer.layer_combo import LayerCombo
-from napari_mlbseg.viewer.panel import Panel
+from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 
 __all__ = ["TrainPanel"]
 
@@ -38,10 +38,10 @@ class TrainPanel(Panel):
         self.given: list[LayerCombo] = []
         self.button = QPushButton("&Train")
         self.button.setToolTip("Learn from the clean slices and segment all the others.")
-        self.stage = QLabel(wordWrap=True)
+        self.stage = WrappedLabel()
         self.bar = QProgressBar(textVisible=False, maximum=1000)
         self.bar.setFixedHeight(8)
-        self.device = QLabel(wordWrap=True)
+        self.device = WrappedLabel()
         self.complaint = Complaint()
         self.advanced = Panel("Ad&vanced", folded=True)
         self.form = ConfigForm(without=set(_UP_FRONT))
@@ -62,14 +62,13 @@ class TrainPanel(Panel):
         self.rows.addLayout(form)
         self.button.setMinimumHeight(34)
         self.button.setStyleSheet("QPushButton { font-weight: bold; }")
-        for widget in (
-            self.given_rows, self.button, self.stage, self.bar, self.device, self.complaint, self.advanced
-        ):
+        for widget in (self.given_rows, self.button, self.stage, self.bar, self.device, self.complaint, self.advanced):
             self.rows.addWidget(widget)
 
     def _connect(self) -> None:
-        for source in (*self.editors.values(), self.form):
-            source.changed.connect(self._on_edited)
+        for editor in self.editors.values():
+            editor.changed.connect(self._on_edited)
+        self.form.changed.connect(self._on_edited)
         self.button.clicked.connect(self._on_button)
         self.listen(self._session.config_changed, self._on_config_changed)
         self.listen(self._session.state_changed, self._on_state_changed)
@@ -162,13 +161,13 @@ class Complaint(QFrame):
         super().__init__()
         self.setObjectName("complaint")
         self.setStyleSheet(
-            "#complaint { background: rgba(229, 72, 77, 45); border-left: 4px solid rgb(229, 72, 77); border-radius: 2px; }"
+            "#complaint { background: rgba(229, 72, 77, 45); border-left: 4px solid rgb(229, 72, 77); }"
             "#complaint QLabel { background: transparent; }"
         )
-        self.label = QLabel(wordWrap=True)
+        self.label = WrappedLabel()
         self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.label.setTextFormat(Qt.TextFormat.PlainText)
-        dismiss = QToolButton(text="×")
+        dismiss = QToolButton(text="\u00d7")  # a multiplication sign looks like a cross
         dismiss.setToolTip("Hide this message")
         dismiss.setStyleSheet("QToolButton { border: none; background: transparent; }")
         dismiss.clicked.connect(self.hide)

@@ -30,7 +30,9 @@ def display() -> Iterator[None]:
         pytest.skip("There is no display, and Xvfb is not installed: install it (package xvfb) to test the window.")
     reader, writer = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1600x1000x24"], pass_fds=[writer], stderr=subprocess.DEVNULL
+        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1600x1000x24"],
+        pass_fds=[writer],
+        stderr=subprocess.DEVNULL,
     )
     os.close(writer)
     with os.fdopen(reader) as numbers:

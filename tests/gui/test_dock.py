@@ -52,11 +52,13 @@ def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, 
     dock.controller.go_to(4)
     qtbot.wait(100)
     paint_with_the_mouse(qtbot, viewer, [(20, 15), (22, 20), (24, 25)])
-    assert annotation.data[4].any() and not np.delete(annotation.data, 4, axis=0).any()
+    assert annotation.data[4].any()
+    assert not np.delete(annotation.data, 4, axis=0).any()
     wait_for(lambda: "painted, not marked clean" in dock.clean.status.text())
     assert dock.clean.list.count() == 0, "painted is not clean"
     qtbot.mouseClick(dock.clean.mark, Qt.MouseButton.LeftButton)
-    assert dock.clean.list.item(0).text() == "Slice 4" and dock.clean.mark.isChecked()
+    assert dock.clean.list.item(0).text() == "Slice 4"
+    assert dock.clean.mark.isChecked()
     dock.controller.go_to(7)
     assert not dock.clean.mark.isChecked()
     for layer_is_painted in (True, False):  # the key must work whichever layer is selected
@@ -71,11 +73,12 @@ def test_the_shortcut_is_free_in_napari():
     from napari.utils.shortcuts import default_shortcuts
 
     taken = {str(binding) for bindings in default_shortcuts.values() for binding in bindings}
-    assert "V" in taken and SHORTCUT not in taken
+    assert "V" in taken
+    assert SHORTCUT not in taken
 
 
 def test_the_list_jumps_and_removes(qtbot, heart):
-    viewer, dock, annotation = heart
+    _viewer, dock, _annotation = heart
     for z in (2, 9):
         dock.controller.mark_clean(True, z)
     first = dock.clean.list.visualItemRect(dock.clean.list.item(0)).center()
@@ -87,7 +90,7 @@ def test_the_list_jumps_and_removes(qtbot, heart):
 
 
 def test_the_strip_jumps(qtbot, heart):
-    viewer, dock, annotation = heart
+    _viewer, dock, _annotation = heart
     strip = dock.clean.strip
     qtbot.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPoint(int(strip.width() * 10.5 / 12), 10))
     assert dock.controller.current_slice == 10
@@ -96,7 +99,7 @@ def test_the_strip_jumps(qtbot, heart):
 
 
 def test_undo_is_seen(qtbot, heart, wait_for):
-    viewer, dock, annotation = heart
+    _viewer, dock, annotation = heart
     dock.controller.go_to(4)
     annotation.paint((4, 20, 20), 1)
     wait_for(lambda: "painted" in dock.clean.status.text() and "nothing" not in dock.clean.status.text())
@@ -107,20 +110,24 @@ def test_undo_is_seen(qtbot, heart, wait_for):
 def test_new_annotation_lies_on_the_image_and_is_ready_to_paint(heart):
     viewer, dock, annotation = heart
     assert annotation.data.shape == viewer.layers["heart"].data.shape
-    assert viewer.layers.selection.active == annotation and annotation.mode == "paint"
+    assert viewer.layers.selection.active == annotation
+    assert annotation.mode == "paint"
     assert dock.data.volume_rows[0].annotation.value() == annotation
 
 
 def test_a_view_along_another_axis_can_be_turned(heart):
-    viewer, dock, annotation = heart
+    viewer, dock, _annotation = heart
     viewer.dims.order = (2, 0, 1)
-    assert not dock.clean.mark.isEnabled() and dock.clean.turn.isVisible()
+    assert not dock.clean.mark.isEnabled()
+    assert dock.clean.turn.isVisible()
     dock.clean.turn.click()
-    assert dock.clean.mark.isEnabled() and not dock.clean.turn.isVisible()
+    assert dock.clean.mark.isEnabled()
+    assert not dock.clean.turn.isVisible()
     viewer.dims.ndisplay = 3
     assert not dock.clean.mark.isEnabled()
     dock.controller.go_to(3)
-    assert viewer.dims.ndisplay == 2 and dock.controller.current_slice == 3
+    assert viewer.dims.ndisplay == 2
+    assert dock.controller.current_slice == 3
 
 
 def test_the_current_slice_follows_transforms(open_dock, make_napari_viewer, image):
@@ -153,35 +160,42 @@ def make_ready(dock, annotation):
 
 
 def test_progress_in_plain_words(heart, wait_for):
-    viewer, dock, annotation = heart
+    _viewer, dock, annotation = heart
     job = make_ready(dock, annotation)
-    assert dock.train.button.text() == "S&top" and dock.train.bar.isVisible()
+    assert dock.train.button.text() == "S&top"
+    assert dock.train.bar.isVisible()
     job.say(Started(device="CPU, 2 threads", seed=0))
     job.say(Progress(stage=Stage.BOOTSTRAP, fraction=0.3, seconds=10, seconds_left=42))
     wait_for(lambda: dock.train.stage.text() == "Learning from 1 clean slice… 0:42 left")
-    assert dock.train.bar.value() == 300 and dock.train.device.text() == "On CPU, 2 threads"
+    assert dock.train.bar.value() == 300
+    assert dock.train.device.text() == "On CPU, 2 threads"
     job.say(Finished(reason=FinishReason.TIME, steps=5, seconds=58))
     wait_for(lambda: dock.train.button.text() == "&Train")
-    assert dock.train.stage.text().startswith("Done in 0:58") and not dock.train.bar.isVisible()
+    assert dock.train.stage.text().startswith("Done in 0:58")
+    assert not dock.train.bar.isVisible()
 
 
 def test_stop_keeps_what_is_there(heart, wait_for):
-    viewer, dock, annotation = heart
+    _viewer, dock, annotation = heart
     job = make_ready(dock, annotation)
     dock.train.button.click()
-    assert job.cancelled and not dock.train.button.isEnabled()
+    assert job.cancelled
+    assert not dock.train.button.isEnabled()
     job.say(Cancelled())
     wait_for(lambda: dock.train.button.isEnabled())
     assert "kept" in dock.train.stage.text()
 
 
 def test_a_failure_is_a_sentence_and_the_next_training_works(heart, wait_for):
-    viewer, dock, annotation = heart
+    _viewer, dock, annotation = heart
     job = make_ready(dock, annotation)
-    job.say(Failed(message="The worker was killed.", advice="Press Train.", log_tail="Traceback (most recent call last)"))
+    job.say(
+        Failed(message="The worker was killed.", advice="Press Train.", log_tail="Traceback (most recent call last)")
+    )
     wait_for(lambda: dock.train.complaint.text() == "The worker was killed. Press Train.")
     dock.train.button.click()
-    assert dock.controller.session.state is SessionState.RUNNING and dock.train.complaint.text() == ""
+    assert dock.controller.session.state is SessionState.RUNNING
+    assert dock.train.complaint.text() == ""
 
 
 def _nothing(viewer, dock):
@@ -283,16 +297,19 @@ def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words)
     make_mistake(viewer, dock)
     dock.train.button.click()
     sentence = dock.train.complaint.text()
-    assert words in sentence and "Traceback" not in sentence and "\n" not in sentence
+    assert words in sentence
+    assert "Traceback" not in sentence
+    assert "\n" not in sentence
     assert ":" in sentence, "says what is wrong: and what to do"
-    assert dock.controller.session.state is SessionState.IDLE and dock.train.button.isEnabled()
+    assert dock.controller.session.state is SessionState.IDLE
+    assert dock.train.button.isEnabled()
 
 
 # -- the form --------------------------------------------------------------------------------------------------------
 
 
 def test_every_parameter_can_be_edited_and_takes_its_bounds_and_help_from_the_config(open_dock):
-    viewer, dock = open_dock()
+    _viewer, dock = open_dock()
     editors = {**dock.train.editors, **dock.train.form.editors}
     assert set(editors) == set(TrainingConfig.model_fields)
     for name, editor in editors.items():
@@ -306,7 +323,7 @@ def test_every_parameter_can_be_edited_and_takes_its_bounds_and_help_from_the_co
 
 
 def test_an_edit_reaches_the_session_and_a_wrong_one_is_refused(qtbot, open_dock):
-    viewer, dock = open_dock()
+    _viewer, dock = open_dock()
     views = dock.train.form.editors["n_views"].editor
     views.setValue(7)
     assert dock.controller.session.config.n_views == 7
@@ -319,17 +336,20 @@ def test_an_edit_reaches_the_session_and_a_wrong_one_is_refused(qtbot, open_dock
 
 
 def test_no_limit_is_none(open_dock):
-    viewer, dock = open_dock()
+    _viewer, dock = open_dock()
     budget = dock.train.editors["time_budget"].editor
     budget.setValue(budget.minimum())
-    assert budget.text() == "no limit" and dock.controller.session.config.time_budget is None
+    assert budget.text() == "no limit"
+    assert dock.controller.session.config.time_budget is None
 
 
 # -- life and death --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["empty", "idle", "running", "stopping", "finished"])
-def test_closing_in_each_state_ends_the_session_and_leaks_no_widget(open_dock, make_napari_viewer, image, state, wait_for):
+def test_closing_in_each_state_ends_the_session_and_leaks_no_widget(
+    open_dock, make_napari_viewer, image, state, wait_for
+):
     viewer = make_napari_viewer(strict_qt="raise")
     before = set(QApplication.topLevelWidgets())
     _, dock = open_dock(viewer)

@@ -12,9 +12,7 @@ from napari_mlbseg.viewer.binding import METADATA_KEY
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
-ALL = {
-    "pseudo_labels": 1, "initial_labels": 1, "probability": 0.5, "weight_initial": 0.5, "weight_pseudo": 1.5
-}
+ALL = {"pseudo_labels": 1, "initial_labels": 1, "probability": 0.5, "weight_initial": 0.5, "weight_pseudo": 1.5}
 DONE = Finished(reason=FinishReason.TIME, steps=1, seconds=1)
 
 
@@ -58,7 +56,9 @@ def test_layers_come_with_the_first_preview_beneath_the_annotation(trained, wait
     assert viewer.layers.selection.active.name == "heart annotation"
     assert viewer.layers.selection.active.mode == "paint"  # a stroke can go on
     shown = result(viewer, "pseudo_labels")
-    assert shown.visible and shown.data[8].min() == 3 and shown.data[7].max() == 0
+    assert shown.visible
+    assert shown.data[8].min() == 3
+    assert shown.data[7].max() == 0
     assert dock.results.boxes["pseudo_labels"].isChecked()
 
 
@@ -70,13 +70,14 @@ def test_results_carry_the_transform_the_units_and_the_axis_labels(trained, wait
         "axis_labels": ("z", "y", "x"),
         "affine": np.array([[1, 0, 0, 4], [0, 0, 1, 5], [0, -1, 0, 6], [0, 0, 0, 1]], dtype=float),
     }
-    viewer, dock, job = trained(**transform)
+    viewer, _dock, job = trained(**transform)
     job.write("heart", (3,), **ALL)
     wait_for(lambda: n_results(viewer) == 6)
     source = viewer.layers["heart"]
     for layer in viewer.layers:
         assert np.array_equal(layer.data_to_world((1, 2, 3)), source.data_to_world((1, 2, 3)))
-        assert layer.units == source.units and layer.axis_labels == source.axis_labels
+        assert layer.units == source.units
+        assert layer.axis_labels == source.axis_labels
     assert viewer.layers["heart annotation"].data.shape == source.data.shape
     assert job.task.volumes[0].spacing == pytest.approx((2.5, 0.6, 0.7))
     assert job.task.volumes[0].unit == "millimeter"
@@ -84,7 +85,7 @@ def test_results_carry_the_transform_the_units_and_the_axis_labels(trained, wait
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_any_slice_axis(trained, wait_for, axis):
-    viewer, dock, job = trained(slice_axis=axis)
+    viewer, _dock, job = trained(slice_axis=axis)
     assert job.task.volumes[0].clean_slices == (3, 8)
     job.results["heart"]["pseudo_labels"][5, 1, 2] = 3
     job.write("heart", (8,), pseudo_labels=3)
@@ -109,7 +110,8 @@ def test_updated_in_place_round_after_round(trained, wait_for):
     second_job = dock.controller.session.current_round.job
     second_job.write("heart", (5,), pseudo_labels=3)
     wait_for(lambda: first.data[5].max() == 3)
-    assert result(viewer, "pseudo_labels") is first and n_results(viewer) == 1
+    assert result(viewer, "pseudo_labels") is first
+    assert n_results(viewer) == 1
     assert first.data[3].min() == 3, "a slice that the new round has not reached shows the round before"
     assert first.metadata[METADATA_KEY]["round"] == 2
 
@@ -126,7 +128,7 @@ def test_the_view_is_redrawn(trained, wait_for):
 
 
 def test_weights_share_their_limits_and_preference_is_signed(trained, wait_for):
-    viewer, dock, job = trained()
+    viewer, _dock, job = trained()
     job.write("heart", (8,), **ALL)
     wait_for(lambda: n_results(viewer) == 6)
     initial, pseudo = result(viewer, "weight_initial"), result(viewer, "weight_pseudo")
@@ -141,12 +143,10 @@ def test_weights_share_their_limits_and_preference_is_signed(trained, wait_for):
 
 
 def test_label_numbers_and_colours_are_the_users(trained, wait_for):
-    viewer, dock, job = trained()
+    viewer, _dock, job = trained()
     job.write("heart", (8,), pseudo_labels=3)
     wait_for(lambda: n_results(viewer) == 1)
-    assert np.array_equal(
-        result(viewer, "pseudo_labels").get_color(3), viewer.layers["heart annotation"].get_color(3)
-    )
+    assert np.array_equal(result(viewer, "pseudo_labels").get_color(3), viewer.layers["heart annotation"].get_color(3))
     assert job.task.class_values == (0, 3)
 
 
@@ -195,7 +195,7 @@ def test_checkboxes_follow_the_eye_of_the_layer_list(trained, wait_for):
 
 
 def test_the_slice_in_view_is_named_to_the_worker(trained):
-    viewer, dock, job = trained()
+    viewer, _dock, job = trained()
     viewer.dims.set_point(0, 6)
     assert job.looked_at[-1] == ("heart", 6)
 
@@ -227,7 +227,7 @@ def test_two_images_are_one_task_with_layers_each(open_dock, make_napari_viewer,
 
 def test_rgb_images_give_three_channels(trained, wait_for):
     pixels = np.random.default_rng(0).integers(0, 255, (12, 48, 40, 3), dtype=np.uint8)
-    viewer, dock, job = trained(pixels=pixels, rgb=True)
+    viewer, _dock, job = trained(pixels=pixels, rgb=True)
     assert job.task.n_channels == 3
     job.write("heart", (8,), pseudo_labels=3)
     wait_for(lambda: n_results(viewer) == 1)
