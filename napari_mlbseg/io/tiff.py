@@ -35,6 +35,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+_MOST_CHANNELS_OF_A_PLANE = 4
 _CENTIMETRE = 3  # of the tag ResolutionUnit; inches are what printers and cameras write by habit
 
 
@@ -231,7 +232,10 @@ def _name_axes(data: np.ndarray, axes: str, path: Path) -> tuple[np.ndarray, str
     axes = "".join(axes[axis] for axis in keep)
     if "S" in axes and "C" in axes:
         raise ImageFileError(f"{path} has colours and channels: choose one channel first.")
-    return data, axes.replace("S", "C")
+    axes = axes.replace("S", "C")
+    if sorted(axes) == ["C", "X", "Y"] and data.shape[axes.index("C")] > _MOST_CHANNELS_OF_A_PLANE:
+        axes = axes.replace("C", "Z")  # many programs write the slices of a stack as if they were channels
+    return data, axes
 
 
 def _ome_sizes(grid: FileGrid) -> dict[str, Any]:

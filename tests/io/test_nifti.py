@@ -16,8 +16,9 @@ OBLIQUE = np.array(
     [[-0.9, 0.1, 0.02, 61.1], [0.08, 1.15, -0.52, -50.3], [0.03, 0.25, 2.4, 12.9], [0, 0, 0, 1]], dtype=np.float32
 )
 GEOMETRY = (
-    "qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoffset_y qoffset_z srow_x srow_y srow_z xyzt_units"
-).split()
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray = OBLIQUE) -> Path:

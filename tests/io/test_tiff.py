@@ -102,6 +102,11 @@ def test_label_numbers_that_imagej_does_not_know_are_kept(tmp_path):
     assert after.unit == image.unit
 
 
+def test_many_channels_of_a_plane_are_slices(tmp_path):
+    assert read_image(imagej(tmp_path / "stack.tif", DATA, "CYX")).axes == "ZYX"
+    assert read_image(imagej(tmp_path / "plane.tif", DATA[:3], "CYX")).axes == "CYX"
+
+
 def test_a_flat_image_is_no_stack(tmp_path):
     tifffile.imwrite(tmp_path / "flat.tif", DATA[0])
     with pytest.raises(ImageFileError, match="holds 5 x 4 pixels: a stack of slices has three axes, so stack its 2D"):
