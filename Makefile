@@ -6,8 +6,6 @@ else
 BIN := $(VENV)/bin
 endif
 STAMP := $(VENV)/.napari-mlbseg-installed
-# Without a display a virtual one is used; on Windows and macOS there always is one.
-XVFB := $(if $(and $(filter Linux,$(shell uname -s 2>/dev/null)),$(if $(DISPLAY)$(WAYLAND_DISPLAY),,yes)),xvfb-run -a -s "-screen 0 1600x1000x24",)
 
 .PHONY: help install demo test lint docs bench
 
@@ -23,7 +21,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt scripts/install_system_librar
 	touch $@
 
 demo: install  ## Train on a generated phantom in napari; without a display, leave screenshots in demo-output
-	$(XVFB) $(BIN)/napari-mlbseg demo
+	$(BIN)/napari-mlbseg demo
 
 test: install  ## Check the import rules, then run the tests, fast ones first
 	$(BIN)/lint-imports

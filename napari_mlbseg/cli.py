@@ -100,14 +100,14 @@ def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTas
 def _predict(options: argparse.Namespace, start: float) -> int:
     out = writable_folder(options.out)
     trained = trained_round(options.round, out)
-    request = JobFolder(trained).read_request()
-    config = request.config.updated(device=device_option(options.device))
+    model = json.loads(JobFolder(trained).model_info_file.read_text(encoding="utf-8"))
+    config = TrainingConfig.parse(model["config"]).updated(device=device_option(options.device))
     slice_axis = options.slice_axis if options.slice_axis != "auto" else trained_slice_axis(trained)
     volumes = [load_volume(image, slice_axis=slice_axis_option(slice_axis)) for image in options.images]
     names = [volume.volume.name for volume in volumes]
     if len(set(names)) < len(names):
         raise InputError(f"Two images have the same name ({', '.join(sorted(names))}): rename one of them.")
-    channels = JobFolder(trained).open_task(request).n_channels
+    channels = model["image_channels"]
     for volume in volumes:
         if volume.volume.n_channels != channels:
             raise InputError(
@@ -115,7 +115,7 @@ def _predict(options: argparse.Namespace, start: float) -> int:
                 f"{channels}: give images of the same kind."
             )
     task = SegmentationTask(
-        volumes=tuple(volume.volume for volume in volumes), class_values=request.class_values, config=config
+        volumes=tuple(volume.volume for volume in volumes), class_values=tuple(model["class_values"]), config=config
     )
     job = LocalJob.create(out, task, kind="predict", previous=trained)
     return _run(job, volumes, PREDICTED_FILES, slice_axis=slice_axis)

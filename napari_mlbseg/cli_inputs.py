@@ -164,7 +164,7 @@ def writable_folder(text: str) -> Path:
 def trained_round(text: str, out: Path) -> Path:
     """The folder of a finished training."""
     folder = JobFolder(text)
-    if not (folder.request_file.exists() and folder.model_file.exists()):
+    if not (folder.model_file.exists() and folder.model_info_file.exists()):
         raise InputError(f"{text} holds no trained model: give the --out folder of a finished training.")
     if folder.path.resolve() == out.resolve():
         raise InputError(f"The results would overwrite the training in {text}: choose another --out.")

@@ -176,7 +176,10 @@ def worker(monkeypatch):
                 array = results[volume.name][name]
                 for z in range(volume.n_slices):
                     array[z] = volume.label_slice(z) if array.ndim == 3 else np.stack([volume.label_slice(z)] * 2)
+        config = task.config.model_dump(mode="json")
+        model = {"class_values": task.class_values, "image_channels": task.n_channels, "config": config}
         job.folder.model_file.touch()
+        job.folder.model_info_file.write_text(json.dumps(model))
         for event in (
             Started(device="CPU", seed=3, version="test"),
             Progress(stage=Stage.PREPARE, fraction=0, seconds=0),

@@ -1,0 +1,126 @@
+"""The whole way with the real worker: paint, mark, train, look, die, train again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+from napari_mlbseg.events import Failed, Preview, Stage
+from napari_mlbseg.io.phantom import make_phantom
+from napari_mlbseg.session import SessionState
+from napari_mlbseg.viewer.binding import METADATA_KEY
+from napari_mlbseg.viewer.demo import clean_slices
+
+pytestmark = [pytest.mark.gui, pytest.mark.slow]
+
+SECONDS = 15
+AT_MOST = 120  # on a machine that does other things too
+
+
+@pytest.fixture
+def atrium(open_dock, make_napari_viewer):
+    """A dock on a small phantom, five slices painted and marked clean: (viewer, dock, phantom, clean)."""
+    phantom = make_phantom((24, 64, 72), seed=1)
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(phantom.image, name="atrium", scale=phantom.spacing, units=("mm",) * 3)
+    _, dock = open_dock(viewer)
+    dock.data.volume_rows[0].new.click()
+    clean = clean_slices(phantom.labels)
+    annotation = viewer.layers["atrium annotation"]
+    annotation.data[list(clean)] = 4 * phantom.labels[list(clean)]
+    for z in clean:
+        dock.controller.go_to(z)
+        dock.clean.mark.click()
+    session = dock.controller.session
+    session.config = session.config.updated(time_budget=SECONDS, preview_interval=0.5, device="cpu")
+    return viewer, dock, phantom, clean
+
+
+def dice(found, truth):
+    return 2 * (found & truth).sum() / max(1, found.sum() + truth.sum())
+
+
+def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for):
+    viewer, dock, phantom, clean = atrium
+    annotation = viewer.layers["atrium annotation"]
+    before = hashlib.sha256(annotation.data.tobytes()).hexdigest()
+    session = dock.controller.session
+    others = np.setdiff1d(np.arange(len(phantom.labels)), clean)
+    truth = phantom.labels[others] > 0
+    scores = []
+
+    def score(event):
+        """Dice of the network's own labels, whenever it has labelled the whole stack or a part of it."""
+        if isinstance(event, Preview) and event.stage is not Stage.INITIAL_LABELS and "pseudo_labels" in event.arrays:
+            dock.controller.results.flush()
+            shown = np.asarray(viewer.layers["atrium pseudo-labels"].data)[others]
+            scores.append(dice(shown > 0, truth))
+
+    session.event_received.connect(score)
+    dock.train.button.click()
+    assert dock.train.complaint.text() == ""
+    wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
+    wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
+    assert dock.train.complaint.text() == ""
+
+    shown = {
+        layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata
+    }
+    assert set(shown) == {
+        "pseudo_labels", "initial_labels", "probability", "weight_initial", "weight_pseudo", "preference",
+    }  # fmt: skip
+    final = np.asarray(shown["pseudo_labels"].data)
+    assert set(np.unique(final)) <= {0, 4}, "the user's label numbers"
+    assert dice(final[others] > 0, truth) > 0.7
+    assert dice(final[others] > 0, truth) >= max(0.7, scores[0] - 0.02)
+    assert np.asarray(shown["weight_initial"].data).max() > 0
+    assert np.abs(np.asarray(shown["preference"].data)).max() <= 1
+    assert hashlib.sha256(annotation.data.tobytes()).hexdigest() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_worker_is_explained_and_the_next_training_works(atrium, wait_for):
+    viewer, dock, _, _ = atrium
+    session = dock.controller.session
+    dock.train.button.click()
+    wait_for(lambda: len(session.current_round.events) > 0, AT_MOST)
+    os.kill(session.current_round.job.pid, signal.SIGKILL)
+    wait_for(lambda: session.state is SessionState.IDLE, 10)
+    assert isinstance(session.current_round.outcome, Failed)
+    assert "killed" in dock.train.complaint.text()
+    assert "Traceback" not in dock.train.complaint.text()
+    viewer.layers["atrium annotation"].paint((3, 5, 5), 4)  # the window is usable
+    dock.train.button.click()
+    wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
+    dock.train.button.click()
+    wait_for(lambda: session.state is SessionState.IDLE, 30)
+    assert session.current_round.number == 2
+    assert "kept" in dock.train.stage.text()
+
+
+def test_a_device_that_is_not_there_is_a_sentence(atrium, wait_for):
+    _, dock, _, _ = atrium
+    session = dock.controller.session
+    missing = "mps" if sys.platform != "darwin" else "cuda"
+    session.config = session.config.updated(device=missing)
+    dock.train.button.click()
+    wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
+    sentence = dock.train.complaint.text()
+    assert missing in sentence
+    assert "choose" in sentence
+    assert "Traceback" not in sentence
+
+
+def test_closing_the_window_ends_the_worker(atrium, wait_for):
+    viewer, dock, _, _ = atrium
+    dock.train.button.click()
+    worker = psutil.Process(dock.controller.session.current_round.job.pid)
+    assert worker.is_running()
+    viewer.window.remove_dock_widget(dock)
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 10)
