@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import napari.viewer
@@ -12,6 +13,7 @@ from napari_mlbseg.session import SegmentationSession
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
+from napari_mlbseg.viewer.panel import in_reading_order
 from napari_mlbseg.viewer.results_panel import ResultsPanel
 from napari_mlbseg.viewer.train_panel import TrainPanel
 
@@ -40,6 +42,8 @@ class MLBSegDock(QWidget):
         self.train = TrainPanel(self.controller)
         self.results = ResultsPanel(self.controller)
         self._lay_out()
+        self._order_tabs()
+        self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
         controller, panels = self.controller, self.panels
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _end(controller, panels))
@@ -48,6 +52,12 @@ class MLBSegDock(QWidget):
     def panels(self) -> tuple[Panel, ...]:
         """Top to bottom."""
         return self.data, self.clean, self.train, self.results
+
+    def _order_tabs(self) -> None:
+        """Let Tab go down the panels, also through what was made later."""
+        widgets = [widget for panel in self.panels for widget in in_reading_order(panel)]
+        for before, after in pairwise(widgets):
+            self.setTabOrder(before, after)
 
     def changeEvent(self, event: QEvent) -> None:
         """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QResizeEvent
-from qtpy.QtWidgets import QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QLayout, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-__all__ = ["Panel", "WrappedLabel", "hint"]
+__all__ = ["Panel", "WrappedLabel", "hint", "in_reading_order"]
 
 _HEADING = """
 QToolButton { border: none; border-top: 1px solid rgba(128, 128, 128, 80); border-radius: 0; font-weight: bold;
@@ -65,6 +65,25 @@ class Panel(QWidget):
     def _on_unfolded(self, unfolded: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
         self.body.setVisible(unfolded)
+
+
+def in_reading_order(widget: QWidget) -> Iterator[QWidget]:
+    """Widgets within `widget` that the Tab key can reach, as its layouts arrange them."""
+    layout = widget.layout()
+    if layout is None:
+        if widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            yield widget
+        return
+    yield from _in_layout(layout)
+
+
+def _in_layout(layout: QLayout) -> Iterator[QWidget]:
+    for index in range(layout.count()):
+        item = layout.itemAt(index)
+        if item.widget() is not None:
+            yield from in_reading_order(item.widget())
+        elif item.layout() is not None:
+            yield from _in_layout(item.layout())
 
 
 class WrappedLabel(QLabel):

@@ -122,7 +122,7 @@ class TrainPanel(Panel):
         self.bar.show()
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Started) and event.device != "auto":  # it is chosen when torch is loaded
             self.device.setText(f"On {event.device}")
             self.device.show()
         elif isinstance(event, Progress):

@@ -414,3 +414,48 @@ def test_opening_the_dock_imports_no_torch_and_takes_less_than_half_a_second():
     seconds, torch, monai = answer.stdout.split()[-3:]
     assert (torch, monai) == ("False", "False"), answer.stderr
     assert float(seconds) < 0.5
+
+
+def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
+    from napari_mlbseg.viewer import commands
+
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    commands.new_annotation(viewer)
+    viewer.layers["heart annotation"].data[3:5, 10:20, 10:20] = 1
+    viewer.dims.set_point(0, 3)
+    commands.mark_slice_clean(viewer)
+    commands.train(viewer)
+    session = commands._dock(viewer).controller.session
+    assert session.state is SessionState.RUNNING
+    assert session.current_round.task.volumes[0].clean_slices == (3,)
+    commands.train(viewer)  # one at a time
+    commands.stop(viewer)
+    assert session.current_round.job.cancelled
+
+
+def test_tab_goes_through_the_panels_from_top_to_bottom(heart):
+    _, dock, _ = heart
+    in_order = [
+        dock.data.heading,
+        dock.data.volume_rows[0].image,
+        dock.data.volume_rows[0].annotation,
+        dock.data.slice_axis,
+        dock.clean.heading,
+        dock.clean.strip,
+        dock.clean.mark,
+        dock.train.heading,
+        dock.train.editors["preset"].editor,
+        dock.train.button,
+        dock.train.advanced.heading,
+        dock.results.heading,
+    ]
+    chain, widget = [], dock.data.heading
+    for _ in range(300):
+        if widget in in_order:
+            chain.append(widget)
+        widget = widget.nextInFocusChain()
+        if widget is dock.data.heading:
+            break
+    assert chain == in_order
+    assert all(widget.focusPolicy() & Qt.FocusPolicy.TabFocus for widget in in_order)

@@ -69,9 +69,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
     assert dock.train.complaint.text() == ""
 
-    shown = {
-        layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata
-    }
+    shown = {layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata}
     assert set(shown) == {
         "pseudo_labels", "initial_labels", "probability", "weight_initial", "weight_pseudo", "preference",
     }  # fmt: skip
