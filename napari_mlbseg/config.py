@@ -98,6 +98,13 @@ class TrainingConfig(BaseModel):
     bootstrap_share: float = _field(
         0.35, "Initial labels", "Share of the training time spent on the clean slices alone, before the weights.", ge=0, le=1
     )
+    bootstrap_prior: float = _field(
+        0.5,
+        "Initial labels",
+        "Weight of initial labels that are known beforehand (not 'network') during the bootstrap; 0: clean slices alone.",
+        ge=0,
+        le=100,
+    )
     bootstrap_steps: int | None = _field(
         None, "Initial labels", "Steps of the bootstrap on clean slices. Empty: by its share of the time.", ge=0
     )
@@ -119,6 +126,10 @@ class TrainingConfig(BaseModel):
         "Weights",
         "Where the clean gradient is taken: at the 'virtual' step theta' (the paper), or at theta, 'shared' with the "
         "supervised step (one backward pass less; an approximation).",
+    )
+
+    pseudo_labels_from: Literal["student", "teacher"] = _field(
+        "teacher", "Weights", "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'."
     )
 
     # -- losses --------------------------------------------------------------------------------------------------
@@ -229,6 +240,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_size": 144,
         "initial_labels": "network",
         "meta_gradient": "virtual",
+        "pseudo_labels_from": "student",
+        "bootstrap_prior": 0.0,
         "supervised_loss": "ce",
         "optimiser": "sgd",
         "learning_rate": 0.005,

@@ -1,0 +1,83 @@
+"""A model on disk: weights as safetensors, everything else as JSON beside it. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.networks import build_network
+from napari_mlbseg.task import TaskError
+
+__all__ = ["Model", "load_model", "save_model", "warm_start"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what is needed to use it."""
+
+    network: nn.Module
+    config: TrainingConfig
+    class_values: tuple[int, ...]
+    image_channels: int
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write ``path`` (safetensors) and ``path`` with suffix ``.json``, each whole or not at all."""
+    information = {
+        "format": _FORMAT,
+        "class_values": model.class_values,
+        "image_channels": model.image_channels,
+        "config": model.config.model_dump(mode="json"),
+    }
+    weights = path.with_name(f".{path.name}.tmp")
+    save_file({name: value.contiguous().cpu() for name, value in model.network.state_dict().items()}, weights)
+    _replace(weights, path)
+    description = path.with_name(f".{path.stem}.json.tmp")
+    description.write_text(json.dumps(information, indent=1), encoding="utf-8")
+    _replace(description, path.with_suffix(".json"))
+
+
+def load_model(path: Path) -> Model:
+    """The model that `save_model` wrote.
+
+    Raises
+    ------
+    TaskError
+        If there is no model, or a newer version of this package wrote it.
+    """
+    try:
+        information = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        state = load_file(path)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"There is no model in {path.parent}: choose the folder of a finished training.") from error
+    if information["format"] > _FORMAT:
+        raise TaskError(f"The model in {path.parent} was written by a newer napari-mlbseg: update napari-mlbseg.")
+    config = TrainingConfig.parse(information["config"])
+    classes, channels = tuple(information["class_values"]), int(information["image_channels"])
+    network = build_network(config, channels, len(classes))
+    network.load_state_dict(state)
+    return Model(network, config, classes, channels)
+
+
+def warm_start(network: nn.Module, path: Path) -> bool:
+    """Load the weights of an earlier model into `network` where all of them fit; whether they did."""
+    try:
+        state: dict[str, Tensor] = load_file(path)
+        network.load_state_dict(state)
+    except (OSError, RuntimeError):  # no such file, or another architecture or number of classes
+        return False
+    return True
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,148 @@
+"""Where y^n, the initial labels of unannotated slices, come from before any network. Torch-free: they are there at once.
+
+Shapes of neighbouring clean slices are interpolated; a given layer is taken as it is. Propagation along the image, which
+needs torch, is `propagation`'s; the paper's own source, a network bootstrapped on the clean slices, the training loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from napari_mlbseg.config import InitialLabelSource
+from napari_mlbseg.engine.metrics import dice
+from napari_mlbseg.task import SegmentationTask, Volume
+
+__all__ = [
+    "Filler",
+    "class_distances",
+    "clean_labels",
+    "decide",
+    "held_out_dice",
+    "interpolate",
+    "is_interpolable",
+    "known_labels",
+    "signed_distance",
+]
+
+#: Signed distances are cut off here: farther away, how far does not matter. In voxels of the slice.
+_FAR = 64.0
+#: Depth of a structure that is missing on a slice: about the radius of what its neighbours still show of it, in pixels.
+_VANISHED = 8.0
+
+Filler = Callable[[Sequence[int], np.ndarray, int], np.ndarray]
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance to the outline of `mask` in pixels, positive inside; cut off at +-64. (Y, X) bool -> float32.
+
+    An empty mask is far outside everywhere, a full one far inside.
+    """
+    if not mask.any():
+        return np.full(mask.shape, -_FAR, np.float32)
+    if mask.all():
+        return np.full(mask.shape, _FAR, np.float32)
+    inner = ndimage.distance_transform_edt(mask)
+    outer = ndimage.distance_transform_edt(~mask)
+    return np.clip(np.where(mask, inner - 0.5, 0.5 - outer), -_FAR, _FAR).astype(np.float32)
+
+
+def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int], n_classes: int) -> np.ndarray:
+    """Shape interpolation between clean slices; background outside their range.
+
+    Between two clean slices, signed distances are interpolated linearly along the slice axis: that of the foreground
+    decides where there is any, the largest of its classes which. What is missing on one of both shrinks on the way.
+
+    Parameters
+    ----------
+    labels : ndarray of int, (len(clean), Y, X)
+        Class indices on the clean slices.
+    clean : sequence of int
+        Their positions, ascending.
+    wanted : sequence of int
+        Positions to fill.
+    n_classes : int
+
+    Returns
+    -------
+    ndarray of int64, (len(wanted), Y, X)
+
+    Notes
+    -----
+    Raya and Udupa, "Shape-based interpolation of multidimensional objects", 1990.
+    """
+    distances = [class_distances(plane, n_classes) for plane in labels]
+    filled = np.zeros((len(wanted), *labels.shape[1:]), np.int64)
+    for out, z in zip(filled, wanted, strict=True):
+        right = int(np.searchsorted(clean, z))
+        if right < len(clean) and clean[right] == z:
+            out[:] = labels[right]
+        elif 0 < right < len(clean):
+            left = right - 1
+            share = (z - clean[left]) / (clean[right] - clean[left])
+            out[:] = decide((1 - share) * distances[left] + share * distances[right])
+    return filled
+
+
+def class_distances(plane: np.ndarray, n_classes: int) -> np.ndarray:
+    """Signed distances of the whole foreground (index 0) and of each foreground class (1..K-1), (K, Y, X).
+
+    The foreground as a whole has its own, so that no gap opens between classes that touch. What is missing on a slice
+    lies `_VANISHED` pixels outside everywhere, so that it shrinks to its middle on the way there.
+    """
+    masks = [plane > 0, *(plane == k for k in range(1, n_classes))]
+    return np.stack([signed_distance(m) if m.any() else np.full(m.shape, -_VANISHED, np.float32) for m in masks])
+
+
+def decide(distances: np.ndarray) -> np.ndarray:
+    """Class indices (Y, X) of signed distances as `class_distances` gives them."""
+    return np.where(distances[0] > 0, 1 + distances[1:].argmax(0), 0)
+
+
+def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSource) -> np.ndarray | None:
+    """Class indices y^n of every slice that are known without any network or registration, (Z, Y, X), else None.
+
+    Given labels where `source` is ``"given"`` or ``"auto"`` and the volume has some; otherwise shapes interpolated
+    between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's labels.
+    """
+    clean = volume.clean_slices
+    truth = clean_labels(task, volume)
+    if source in ("given", "auto") and volume.initial_labels is not None:
+        filled = np.stack([task.class_indices(np.asarray(volume.initial_labels[z])) for z in range(volume.n_slices)])
+        filled[list(clean)] = truth
+        return filled
+    if source in ("interpolation", "propagation", "auto") and is_interpolable(volume):
+        return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
+    return None
+
+
+def is_interpolable(volume: Volume) -> bool:
+    """Whether there is anything between which to interpolate: two clean slices of one coherent stack."""
+    return len(volume.clean_slices) >= 2 and not volume.independent_slices
+
+
+def held_out_dice(fill: Filler, clean: Sequence[int], truth: np.ndarray, n_classes: int) -> list[float]:
+    """Dice of every class on every inner clean slice, each predicted by `fill` from the other clean slices.
+
+    Parameters
+    ----------
+    fill : callable
+        (positions of the other clean slices, their labels, position wanted) -> labels (Y, X).
+    clean : sequence of int
+    truth : ndarray of int, (len(clean), Y, X)
+    n_classes : int
+    """
+    scores = []
+    for i in range(1, len(clean) - 1):
+        others = [j for j in range(len(clean)) if j != i]
+        guess = fill([clean[j] for j in others], truth[others], clean[i])
+        scores += [dice(guess == k, truth[i] == k) for k in range(1, n_classes) if (truth[i] == k).any()]
+    return scores
+
+
+def clean_labels(task: SegmentationTask, volume: Volume) -> np.ndarray:
+    """Class indices on the clean slices, (number of clean slices, Y, X)."""
+    planes = [task.class_indices(volume.label_slice(z)) for z in volume.clean_slices]
+    return np.stack(planes) if planes else np.zeros((0, *volume.slice_shape), np.int64)

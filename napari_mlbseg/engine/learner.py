@@ -1,0 +1,254 @@
+"""One training step of each kind: the state of the student, its teacher and its optimiser, and nothing else.
+
+Shapes: B slices, V views, C channels, K classes; views of a batch are stacked view after view, (V * B, C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.augment import Batch
+from napari_mlbseg.engine.losses import pixel_cross_entropy, supervised_loss
+from napari_mlbseg.engine.pixel_weights import (
+    PixelWeights,
+    alignment,
+    logit_tangent,
+    normalised_weights,
+    virtual_parameters,
+)
+from napari_mlbseg.engine.pseudo_labels import consistency_loss, ensemble, hard_labels, project_labels, teacher_loss
+from napari_mlbseg.engine.teacher import MeanTeacher
+from napari_mlbseg.engine.views import View, inside, warp
+
+__all__ = ["Learner", "StepReport"]
+
+Gradients = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a weighted step found: its losses as numbers, and the weights of its pixels."""
+
+    losses: dict[str, float]
+    weights: PixelWeights
+
+
+@dataclass(frozen=True)
+class _ViewBatch:
+    """A batch of unlabelled slices seen in all views."""
+
+    image: Tensor  # (V * B, C, H, W)
+    initial: Tensor  # y^n, (V * B, K, H, W)
+    mask: Tensor  # (V * B, H, W)
+
+
+class Learner:
+    """Student, mean teacher and optimiser.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The student; (B, C, H, W) -> logits (B, K, H, W).
+    config : TrainingConfig
+    device : torch.device
+    """
+
+    def __init__(self, network: nn.Module, config: TrainingConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.student = network.to(device).train()
+        self.teacher = MeanTeacher(self.student, config.ema_decay)
+        self.parameters = dict(self.student.named_parameters())
+        self._noise = torch.Generator(device).manual_seed(config.seed)
+        self._optimiser = _build_optimiser(config, self.student)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Learning rate of the steps that follow."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def supervised_step(self, clean: Batch, prior: Batch | None = None) -> dict[str, float]:
+        """Learn from clean slices, and with ``bootstrap_prior`` from initial labels known beforehand (`prior`)."""
+        loss, gradients = self._clean_gradient(clean)
+        losses = {"clean": loss}
+        if prior is not None:
+            with self._autocast():
+                logits = self.student(prior.image)
+            prior_loss = self.config.bootstrap_prior * supervised_loss(
+                logits.float(), prior.labels, prior.mask, self.config.supervised_loss
+            )
+            gradients = _sum(gradients, self._gradients(prior_loss))
+            losses["prior"] = float(prior_loss.detach())
+        self._step(gradients)
+        self.teacher.update(self.student)
+        return losses
+
+    def weighted_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
+        """Learn from unlabelled slices by their pixels' weights, from their views' consistency, and from clean slices."""
+        config = self.config
+        batch = _in_views(unlabelled, views)
+        with self._autocast():
+            logits = self.student(batch.image).float()  # (V * B, K, H, W)
+        probability = logits.softmax(1)
+        with torch.no_grad():
+            taught = self._teacher_probability(batch.image)
+            y_p = self._pseudo_labels(probability.detach(), taught, views)
+        on_slice = ensemble(probability.chunk(len(views)), views)
+        steadying = config.consistency_weight * consistency_loss(on_slice, unlabelled.mask)
+        steadying = steadying + config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None])
+
+        if config.meta_gradient == "virtual":
+            steadying_gradient = self._gradients(steadying, retain=True)
+            clean_loss, direction = self._gradient_at_virtual(steadying_gradient, clean)
+            weights = self._weights(batch, y_p, direction)
+            weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
+            self._step(_sum(steadying_gradient, self._gradients(weighted)))
+            clean_loss, clean_gradient = self._clean_gradient(clean)
+            self._step(clean_gradient)
+        else:
+            clean_loss, clean_gradient = self._clean_gradient(clean)
+            weights = self._weights(batch, y_p, clean_gradient)
+            weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
+            self._step(_sum(clean_gradient, self._gradients(weighted + steadying)))
+        self.teacher.update(self.student)
+        losses = {
+            "clean": clean_loss,
+            "weighted": float(weighted.detach()),
+            "consistency": float(steadying.detach()),
+            "share_positive": weights.share_positive,
+            "share_pseudo": float(weights.pseudo.sum()),
+        }
+        return StepReport(losses, weights)
+
+    def clean_direction(self, clean: Batch) -> Gradients:
+        """Gradient on clean slices, without a step: the direction for `weights`."""
+        return self._clean_gradient(clean)[1]
+
+    def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
+        """Weights of slices as they are, without learning from them: for maps of slices that no step visited."""
+        batch = _in_views(unlabelled, [View()])
+        with torch.no_grad():
+            y_p = hard_labels(self._teacher_probability(batch.image))
+        return self._weights(batch, y_p, direction)
+
+    # -- parts of a step -----------------------------------------------------------------------------------------
+
+    def _clean_gradient(self, clean: Batch) -> tuple[float, Gradients]:
+        """Loss on clean slices and its gradient at the student."""
+        with self._autocast():
+            logits = self.student(clean.image)
+        loss = self.config.supervised_weight * supervised_loss(
+            logits.float(), clean.labels, clean.mask, self.config.supervised_loss
+        )
+        return float(loss.detach()), self._gradients(loss)
+
+    def _gradient_at_virtual(self, gradients: Gradients, clean: Batch) -> tuple[float, Gradients]:
+        """Loss on clean slices and its gradient at theta', where a step by `gradients` alone would lead."""
+        group = self._optimiser.param_groups[0]
+        state = self._optimiser.state
+        virtual = virtual_parameters(
+            self.parameters,
+            gradients,
+            learning_rate=group["lr"],
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            momentum_buffers={
+                name: state[p]["momentum_buffer"] for name, p in self.parameters.items() if "momentum_buffer" in state[p]
+            },
+        )
+        for value in virtual.values():
+            value.requires_grad_()
+        buffers = {name: value.clone() for name, value in self.student.named_buffers()}
+        with self._autocast():
+            logits = torch.func.functional_call(self.student, (virtual, buffers), (clean.image,))
+        loss = supervised_loss(logits.float(), clean.labels, clean.mask, self.config.supervised_loss)
+        values = torch.autograd.grad(loss, list(virtual.values()))
+        return float(loss.detach()), dict(zip(virtual, values, strict=True))
+
+    def _weights(self, batch: _ViewBatch, y_p: Tensor, direction: Gradients) -> PixelWeights:
+        """w^n and w^p of all views, (V * B, H, W)."""
+        if self.config.weighting == "uniform":
+            half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
+            return PixelWeights(half, half, 1.0)
+        logits, tangent = logit_tangent(self.student, self.parameters, batch.image, self._as_step(direction))
+        return normalised_weights(
+            alignment(logits, tangent, batch.initial), alignment(logits, tangent, y_p), batch.mask
+        )
+
+    def _pseudo_labels(self, student: Tensor, teacher: Tensor, views: Sequence[View]) -> Tensor:
+        """y^p of PLE in every view, (V * B, K, H, W): mean over the views, hardened on the slice, projected back."""
+        source = student if self.config.pseudo_labels_from == "student" else teacher
+        mean = ensemble(source.chunk(len(views)), views).mean()
+        return torch.cat(project_labels(hard_labels(mean), views))
+
+    def _teacher_probability(self, x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=self._noise, device=x.device) * self.config.teacher_noise
+        with self._autocast():
+            logits = self.teacher.network(x + noise)
+        return logits.float().softmax(1)
+
+    def _as_step(self, direction: Gradients) -> Gradients:
+        """`direction` as the optimiser would step along it: AdamW scales every parameter by its gradients' size."""
+        if not isinstance(self._optimiser, torch.optim.AdamW):
+            return direction
+        state, epsilon = self._optimiser.state, self._optimiser.param_groups[0]["eps"]
+        return {
+            name: value / (state[self.parameters[name]]["exp_avg_sq"].sqrt() + epsilon)
+            if "exp_avg_sq" in state[self.parameters[name]]
+            else value
+            for name, value in direction.items()
+        }
+
+    def _gradients(self, loss: Tensor, retain: bool = False) -> Gradients:
+        values = torch.autograd.grad(
+            loss, list(self.parameters.values()), retain_graph=retain, allow_unused=True, materialize_grads=True
+        )
+        return dict(zip(self.parameters, values, strict=True))
+
+    def _step(self, gradients: Gradients) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+
+    def _autocast(self) -> torch.autocast:
+        on = self.config.mixed_precision and self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+
+def _build_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(
+        network.parameters(), config.learning_rate, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+    )
+
+
+def _in_views(batch: Batch, views: Sequence[View]) -> _ViewBatch:
+    masks = [warp(batch.mask, view, "nearest") * inside(view, batch.mask) for view in views]
+    return _ViewBatch(
+        image=torch.cat([warp(batch.image, view) for view in views]),
+        initial=torch.cat(project_labels(batch.labels, views)),
+        mask=torch.cat(masks)[:, 0],
+    )
+
+
+def _weighted_loss(logits: Tensor, y_n: Tensor, y_p: Tensor, weights: PixelWeights) -> Tensor:
+    """Sum over all pixels of w^n l^n + w^p l^p."""
+    loss = weights.initial * pixel_cross_entropy(logits, y_n) + weights.pseudo * pixel_cross_entropy(logits, y_p)
+    return loss.sum()
+
+
+def _sum(a: Gradients, b: Gradients) -> Gradients:
+    return {name: value + b[name] for name, value in a.items()}

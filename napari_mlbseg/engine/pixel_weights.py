@@ -1,0 +1,120 @@
+r"""The meta step: how far each pixel's initial label and pseudo-label are trusted, from one forward-mode pass.
+
+A virtual step of gradient descent in which every pixel's loss has a coefficient :math:`\epsilon_i` is linear in them,
+
+.. math:: \theta'(\epsilon) = \theta - \eta \, (m + \textstyle\sum_i \epsilon_i \nabla l_i(\theta)),
+
+with momentum, decay and consistency in :math:`m`. So with :math:`v = \nabla L_{meta}(\theta'(0))`, the gradient on clean
+slices,
+
+.. math:: -\partial L_{meta} / \partial \epsilon_i = \eta \, \langle \nabla l_i(\theta), v \rangle,
+
+the derivative of pixel i's loss along v: one Jacobian-vector product gives it for all pixels at once, exactly and with no
+graph of a graph. For the cross-entropy of logits z with labels y it is
+:math:`\sum_c (\mathrm{softmax}(z)_c - y_c) \, \dot z_c`, where :math:`\dot z = J_z v` serves both y^n and y^p.
+
+Source: Wei et al., MICCAI 2023 (MLB-Seg), section 2.2; Ren et al., ICML 2018, for the virtual step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+__all__ = ["PixelWeights", "alignment", "logit_tangent", "normalised_weights", "virtual_parameters"]
+
+
+class PixelWeights(NamedTuple):
+    """Weights of the pixels of a batch; both maps together sum to 1, or are 0 if no pixel agrees with the clean data.
+
+    Attributes
+    ----------
+    initial, pseudo : Tensor, (B, H, W)
+        w^n and w^p.
+    share_positive : float
+        Share of the pixels in which at least one of them is positive.
+    """
+
+    initial: Tensor
+    pseudo: Tensor
+    share_positive: float
+
+
+def virtual_parameters(
+    parameters: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    momentum_buffers: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The virtual model theta' at eps = 0: one step of SGD by `gradients` (of the consistency), as torch's SGD does it.
+
+    Parameters
+    ----------
+    parameters, gradients : mapping of str to Tensor
+    learning_rate, momentum, weight_decay : float
+    momentum_buffers : mapping of str to Tensor, optional
+        SGD's running gradient; a parameter without one starts with its gradient.
+    """
+    virtual = {}
+    for name, value in parameters.items():
+        step = gradients[name] + weight_decay * value
+        if momentum and momentum_buffers is not None and name in momentum_buffers:
+            step = step + momentum * momentum_buffers[name]
+        virtual[name] = (value - learning_rate * step).detach()
+    return virtual
+
+
+def logit_tangent(
+    network: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits at `parameters` and their derivative along `direction`, both (B, K, H, W).
+
+    One forward-mode pass in full precision. Running statistics of the network are left as they are, and no graph is
+    kept.
+    """
+    plain = {name: value.detach() for name, value in parameters.items()}
+    buffers = {name: value.detach().clone() for name, value in network.named_buffers()}
+    along = {name: direction[name].detach() for name in plain}
+
+    def logits(p: dict[str, Tensor]) -> Tensor:
+        return functional_call(network, (p, buffers), (x,))
+
+    # no_grad stops the reverse mode's activations from being kept; it does not stop tangents
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        primal, tangent = jvp(logits, (plain,), (along,))
+    return primal, tangent
+
+
+def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:
+    """Derivative of each pixel's cross-entropy along the clean gradient, (B, H, W).
+
+    Positive where learning the pixel's label helps on clean data. `labels` are class probabilities (B, K, H, W), one-hot
+    or soft.
+    """
+    return ((logits.softmax(1) - labels) * tangent).sum(1)
+
+
+def normalised_weights(initial: Tensor, pseudo: Tensor, mask: Tensor) -> PixelWeights:
+    """Weights from the alignments of both labels: negative ones count nothing, the sum over both maps is 1.
+
+    Parameters
+    ----------
+    initial, pseudo : Tensor, (B, H, W)
+        Alignments with y^n and y^p.
+    mask : Tensor, (B, H, W)
+        0 where a pixel does not count (outside the slice).
+    """
+    w_n = initial.clamp(min=0) * mask
+    w_p = pseudo.clamp(min=0) * mask
+    total = w_n.sum() + w_p.sum()
+    positive = float(((w_n > 0) | (w_p > 0)).sum() / mask.sum().clamp(min=1))
+    if not torch.isfinite(total) or total <= 0:
+        return PixelWeights(torch.zeros_like(w_n), torch.zeros_like(w_p), 0.0)
+    return PixelWeights(w_n / total, w_p / total, positive)

@@ -1,0 +1,118 @@
+"""How long a training lasts: by time, by steps, or both. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import FinishReason
+
+__all__ = ["Schedule"]
+
+_PAPER_EPOCHS = 120
+_SAFETY = 1.15  # on the measured cost of the final pass
+
+
+class Schedule:
+    """Tells which stage a step belongs to, and how far the whole job has come.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    steps_per_epoch : int
+        Steps in which every unlabelled slice is seen once. Without any budget, training lasts 120 epochs as in the paper.
+    start : float
+        `time.monotonic` at the start of the job.
+
+    Notes
+    -----
+    Step s of the bootstrap and step s of the weighted training are counted apart. With a time budget the training ends so
+    early that the final pass, whose cost is measured on the first predictions, still fits in.
+    """
+
+    def __init__(self, config: TrainingConfig, steps_per_epoch: int, start: float) -> None:
+        self.config = config
+        self.steps_per_epoch = max(1, steps_per_epoch)
+        self._start = start
+        self._training_start = 0.0
+        self._reserve = 0.0
+        steps = config.steps
+        if steps is None and config.time_budget is None:
+            steps = _PAPER_EPOCHS * self.steps_per_epoch
+        self.steps = steps
+        self.bootstrap_steps = config.bootstrap_steps
+        if self.bootstrap_steps is None and steps is not None and config.time_budget is None:
+            share = min(config.bootstrap_share, 0.99)
+            self.bootstrap_steps = round(steps * share / (1 - share))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the job began."""
+        return time.monotonic() - self._start
+
+    def begin_training(self) -> None:
+        """The first training step follows."""
+        self._training_start = self.seconds
+
+    def reserve(self, seconds: float) -> None:
+        """Keep `seconds` (measured) free for the final pass."""
+        self._reserve = _SAFETY * seconds
+
+    def bootstrap_is_over(self, step: int) -> bool:
+        """Whether no bootstrap step follows after `step` of them."""
+        return self._bootstrap_fraction(step) >= 1 or self._time_fraction() >= 1
+
+    def training_is_over(self, step: int) -> bool:
+        """Whether no weighted step follows after `step` of them."""
+        return self.finish_reason(step) is not None
+
+    def finish_reason(self, step: int) -> FinishReason | None:
+        """Why the training ends after `step` weighted steps, or None if it goes on."""
+        if self.steps is not None and step >= self.steps:
+            return FinishReason.STEPS if self.steps else FinishReason.NOTHING_TO_TRAIN
+        return FinishReason.TIME if self._time_fraction() >= 1 else None
+
+    def fraction(self, bootstrap_step: int, step: int) -> float:
+        """Share of the training that is done, 0 to 1: drives the learning rate and the progress bar."""
+        by_steps = 0.0
+        if self.steps is not None:
+            total = (self.bootstrap_steps or 0) + self.steps
+            by_steps = (bootstrap_step + step) / total if total and self.bootstrap_steps is not None else 0.0
+        return min(1.0, max(by_steps, self._time_fraction()))
+
+    def learning_rate(self, bootstrap_step: int, step: int) -> float:
+        """Learning rate of the next step."""
+        base = self.config.learning_rate
+        if self.config.learning_rate_schedule == "cosine":
+            return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.fraction(bootstrap_step, step))))
+        if self.config.learning_rate_schedule == "paper":
+            return base * 20 / (step / self.steps_per_epoch + 20)
+        return base
+
+    def job_fraction(self, bootstrap_step: int, step: int) -> float:
+        """Share of the whole job that is done while it trains, 0 to 0.95: the final pass has the rest."""
+        return 0.95 * self.fraction(bootstrap_step, step)
+
+    def seconds_left(self, bootstrap_step: int, step: int) -> float | None:
+        """Estimated seconds to the end of the job, None while nothing is known."""
+        if self.config.time_budget is not None and self.steps is None:
+            return max(0.0, self.config.time_budget - self.seconds)
+        done = self.fraction(bootstrap_step, step)
+        trained = self.seconds - self._training_start
+        if done <= 0:
+            return None
+        return trained * (1 - done) / done + self._reserve
+
+    def _bootstrap_fraction(self, step: int) -> float:
+        if self.bootstrap_steps is not None:
+            return step / self.bootstrap_steps if self.bootstrap_steps else 1.0
+        share = self.config.bootstrap_share
+        return self._time_fraction() / share if share else 1.0
+
+    def _time_fraction(self) -> float:
+        """Share of the time for training that is used up; 0 without a time budget."""
+        if self.config.time_budget is None:
+            return 0.0
+        available = self.config.time_budget - self._reserve - self._training_start
+        return 1.0 if available <= 0 else (self.seconds - self._training_start) / available

@@ -1,0 +1,91 @@
+"""Slices as tensors: robustly normalised, finite, with their neighbours as context, padded to what a network takes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_mlbseg.task import Volume
+
+__all__ = ["Normalisation", "SliceStore", "pad_to", "round_up"]
+
+_SAMPLED_SLICES = 48  # slices from which the intensity range of a volume is read
+_CACHED_SLICES = 96
+
+
+class Normalisation:
+    """Affine intensity scaling of a volume, robust against outliers: clip to percentiles, zero mean, unit variance.
+
+    Attributes
+    ----------
+    low, high, mean, std : ndarray, (C,)
+        Of each channel. A constant channel becomes 0 (its std is taken as 1).
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        picked = np.linspace(0, volume.n_slices - 1, min(_SAMPLED_SLICES, volume.n_slices)).astype(int)
+        planes = np.stack([volume.image_slice(int(z)) for z in picked]).astype(np.float32)  # (n, C, Y, X)
+        step = max(1, int(np.sqrt(planes[:, 0].size / 2e6)))
+        values = np.moveaxis(planes[..., ::step, ::step], 1, 0).reshape(planes.shape[1], -1)
+        values = np.where(np.isfinite(values), values, np.nan)
+        values = np.where(np.isnan(values).all(1, keepdims=True), 0, values)
+        self.low, self.high = np.nanpercentile(values, [0.5, 99.5], axis=1).astype(np.float32)
+        clipped = np.clip(values, self.low[:, None], self.high[:, None])
+        self.mean = np.nanmean(clipped, axis=1)
+        spread = np.nanstd(clipped, axis=1)
+        self.std = np.where(spread > 1e-6 * np.maximum(1, np.abs(self.mean)), spread, 1)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(C, Y, X) in any number type -> float32; NaN and infinity become the mean."""
+        low, high, mean, std = (v[:, None, None] for v in (self.low, self.high, self.mean, self.std))
+        scaled = (np.clip(image.astype(np.float32), low, high) - mean) / std
+        return np.where(np.isfinite(image), scaled, 0).astype(np.float32)
+
+
+class SliceStore:
+    """Normalised slices of a volume on a device.
+
+    Parameters
+    ----------
+    volume : Volume
+    context : int
+        Neighbours on each side that become further channels; at the ends the last slice is repeated. Unrelated slices
+        have only themselves as neighbours.
+    device : torch.device
+    """
+
+    def __init__(self, volume: Volume, context: int, device: torch.device) -> None:
+        self.volume = volume
+        self.device = device
+        self._offsets = range(-context, context + 1)
+        self._normalise = Normalisation(volume)
+        self._plane = lru_cache(maxsize=_CACHED_SLICES)(self._load)
+
+    def __getitem__(self, z: int) -> Tensor:
+        """Slice `z` with its context, (C * (2 * context + 1), Y, X)."""
+        if self.volume.independent_slices:
+            return self._plane(z).repeat(len(self._offsets), 1, 1)
+        last = self.volume.n_slices - 1
+        planes = [self._plane(min(max(z + offset, 0), last)) for offset in self._offsets]
+        return planes[0] if len(planes) == 1 else torch.cat(planes)
+
+    def _load(self, z: int) -> Tensor:
+        return torch.from_numpy(self._normalise(self.volume.image_slice(z))).to(self.device)
+
+
+def round_up(size: int, divisor: int) -> int:
+    """Smallest multiple of `divisor` that is at least `size`."""
+    return -(-size // divisor) * divisor
+
+
+def pad_to(x: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column of (..., H, W) until it has the given sides."""
+    down, right = height - x.shape[-2], width - x.shape[-1]
+    if not (down or right):
+        return x
+    flat = x.reshape(1, -1, *x.shape[-2:])
+    return F.pad(flat, (0, right, 0, down), mode="replicate").reshape(*x.shape[:-2], height, width)

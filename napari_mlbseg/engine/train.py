@@ -1,0 +1,111 @@
+"""The training: a generator of events. Readable top to bottom; what each step does is `learner`'s.
+
+This module imports no torch at its top: the first initial labels are written, and on the user's screen, before torch and
+MONAI are imported, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from napari_mlbseg.engine.initial_labels import known_labels
+from napari_mlbseg.engine.results import MemoryResults, Results
+from napari_mlbseg.events import Event, Preview, Progress, Stage, Started
+from napari_mlbseg.task import SegmentationTask, Volume
+
+__all__ = ["train"]
+
+Focus = tuple[str, int]  # name of a volume, and the slice of it that the user looks at
+
+
+def train(
+    task: SegmentationTask,
+    device: str = "auto",
+    *,
+    results: Results | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    focus: Callable[[], Focus | None] = lambda: None,
+    warm_start: Path | None = None,
+    save_to: Path | None = None,
+    start: float | None = None,
+) -> Iterator[Event]:
+    """Bootstrap on the clean slices, learn from all others by meta weights, predict everything.
+
+    Parameters
+    ----------
+    task : SegmentationTask
+    device : {"auto", "cpu", "cuda", "mps"}
+    results : Results, optional
+        Where the arrays go, written slice by slice; a `Preview` names what was. By default into memory, and away.
+    stop : callable
+        Asked between steps; once it says yes, the last event is `Cancelled` and what was written stays.
+    focus : callable
+        Slice that the user looks at now, as (name of the volume, slice): it is predicted first.
+    warm_start : Path, optional
+        Weights (safetensors) of an earlier round to start from, where they fit.
+    save_to : Path, optional
+        Where the model is written, as safetensors with a JSON beside it.
+    start : float, optional
+        `time.monotonic` at the start of the job: the time budget counts from there.
+
+    Yields
+    ------
+    Event
+        Last of them exactly one of `Finished` and `Cancelled`. Errors are raised.
+
+    Raises
+    ------
+    TaskError
+        If the device is not there.
+
+    Notes
+    -----
+    Wei et al., "Consistency-guided Meta-Learning for Bootstrapping Semi-Supervised Medical Image Segmentation",
+    MICCAI 2023. With a step budget and no time budget, the same seed gives the same result on a CPU.
+    """
+    start = time.monotonic() if start is None else start
+    results = MemoryResults(task) if results is None else results
+    yield Started(device=device, seed=task.config.seed)
+    yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
+    known = {volume.name: known_labels(task, volume, task.config.initial_labels) for volume in task.volumes}
+    for volume in task.volumes:
+        yield write_initial_labels(results, task, volume, known[volume.name], start)
+
+    from napari_mlbseg.engine.training import Training
+
+    training = Training(task, device, results, stop, focus, warm_start, save_to, start)
+    yield from training.initial_labels(known)
+    yield from training.bootstrap()
+    yield from training.weighted()
+    yield from training.finish()
+
+
+def write_initial_labels(
+    results: Results, task: SegmentationTask, volume: Volume, labels: np.ndarray | None, start: float
+) -> Preview:
+    """Show y^n, which until the network knows better are also the pseudo-labels; the slice in view first.
+
+    Parameters
+    ----------
+    labels : ndarray of int, (Z, Y, X), or None
+        Class indices; None where only a network can tell: then clean slices alone are shown.
+    """
+    arrays = results[volume.name]
+    values = np.asarray(task.class_values)
+    slices = range(volume.n_slices) if labels is not None else volume.clean_slices
+    nearest_first = sorted(slices, key=lambda z: abs(z - (volume.focus or 0)))
+    for z in nearest_first:
+        plane = values[labels[z]] if labels is not None else volume.label_slice(z)
+        arrays["initial_labels"][z] = plane
+        arrays["pseudo_labels"][z] = plane
+    return Preview(
+        volume=volume.name,
+        slices=tuple(sorted(slices)),
+        arrays=("initial_labels", "pseudo_labels"),
+        stage=Stage.INITIAL_LABELS,
+        seconds=time.monotonic() - start,
+    )
