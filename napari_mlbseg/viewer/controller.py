@@ -67,6 +67,7 @@ class DockController:
         self._known: list[VolumeBinding] = []
         self._current: VolumeBinding | None = None
         self._in_view: tuple[VolumeBinding | None, int | None] = (None, None)
+        self._focus_is_news = False
         self._progress: progress | None = None
         self._closed = False
         self._timer = QTimer()
@@ -224,9 +225,7 @@ class DockController:
             return
         self._in_view = in_view
         self.slice_changed.emit()
-        binding, z = in_view
-        if binding is not None and z is not None:
-            self.session.look_at(binding.image.name, z)
+        self._focus_is_news = True
 
     def _on_renamed(self, event: Any) -> None:
         self.sync()
@@ -258,6 +257,11 @@ class DockController:
         self._timer.start()
 
     def _on_tick(self) -> None:
+        if self._focus_is_news:  # told here and not with every step of the slider: telling writes a file
+            self._focus_is_news = False
+            binding, z = self._in_view
+            if binding is not None and z is not None:
+                self.session.look_at(binding.image.name, z)
         self.session.poll()
         self.results.flush()
 

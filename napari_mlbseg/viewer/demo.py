@@ -147,7 +147,8 @@ def _perform(stage: _Stage, phantom: Phantom, out: Path) -> int:
     for number, key in enumerate(("weight_initial", "weight_pseudo", "preference"), start=4):
         _show_only(stage, key)
         _save(stage, out, f"{number}-{key.replace('_', '-')}")
-    print(f"trained in {time.monotonic() - start:.1f} s on {len(stage.clean)} clean slices {stage.clean}")
+    steps = getattr(outcome, "steps", 0)
+    print(f"{steps} steps in {time.monotonic() - start:.1f} s on {len(stage.clean)} clean slices {stage.clean}")
     print(f"Dice on the other {len(phantom.labels) - len(stage.clean)} slices: {_dice(stage, phantom):.3f}")
     print(f"painted voxels unchanged: {np.array_equal(before, painted)}")
     print(f"screenshots in {out.resolve()}")

@@ -36,12 +36,12 @@ class LayerCombo(QComboBox):
 
     def set_choices(self, layers: Sequence[Layer], chosen: Layer | None) -> None:
         """Offer `layers`, with `chosen` shown. Emits nothing."""
+        found = chosen is not None and any(layer == chosen for layer in layers)
         with QSignalBlocker(self):
             self.clear()
-            self._layers = [*layers] if chosen is not None and layers else [None, *layers]
+            self._layers = [*layers] if found else [None, *layers]
             self.addItems([self._nothing if layer is None else layer.name for layer in self._layers])
-            index = next((i for i, layer in enumerate(self._layers) if layer is not None and layer == chosen), 0)
-            self.setCurrentIndex(index)
+            self.setCurrentIndex(next((i for i, layer in enumerate(layers) if layer == chosen), 0) if found else 0)
             self.setToolTip(self.currentText())
 
     def value(self) -> Layer | None:

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPushButton, QToolButton, QWidget
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, Progress, Started, is_terminal
+from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
@@ -122,8 +122,8 @@ class TrainPanel(Panel):
         self.bar.show()
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Started) and event.device != "auto":  # it is chosen when torch is loaded
-            self.device.setText(f"On {event.device}")
+        if isinstance(event, Metrics) and "device" in event.values:  # it is chosen when torch has been loaded
+            self.device.setText(f"On {event.values['device']}")
             self.device.show()
         elif isinstance(event, Progress):
             self.bar.setRange(0, 1000)

@@ -12,7 +12,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Progress, Stage, Started
+from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.controller import SHORTCUT
 
@@ -164,7 +164,7 @@ def test_progress_in_plain_words(heart, wait_for):
     job = make_ready(dock, annotation)
     assert dock.train.button.text() == "S&top"
     assert dock.train.bar.isVisible()
-    job.say(Started(device="CPU, 2 threads", seed=0))
+    job.say(Metrics(values={"device": "CPU, 2 threads"}))
     job.say(Progress(stage=Stage.BOOTSTRAP, fraction=0.3, seconds=10, seconds_left=42))
     wait_for(lambda: dock.train.stage.text() == "Learning from 1 clean slice… 0:42 left")
     assert dock.train.bar.value() == 300

@@ -194,10 +194,10 @@ def test_checkboxes_follow_the_eye_of_the_layer_list(trained, wait_for):
     assert not dock.results.boxes["weight_pseudo"].isChecked()
 
 
-def test_the_slice_in_view_is_named_to_the_worker(trained):
+def test_the_slice_in_view_is_named_to_the_worker(trained, wait_for):
     viewer, _dock, job = trained()
     viewer.dims.set_point(0, 6)
-    assert job.looked_at[-1] == ("heart", 6)
+    wait_for(lambda: job.looked_at and job.looked_at[-1] == ("heart", 6))
 
 
 def test_two_images_are_one_task_with_layers_each(open_dock, make_napari_viewer, image, wait_for):
