@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"napari-mlbseg: {' '.join(message.split())}", file=sys.stderr)
         return _BAD_INPUT
+    except KeyboardInterrupt:  # before the job began, or while its results were written
+        return _INTERRUPTED
 
 
 # -- train -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
@@ -149,7 +150,7 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
         "outcome": outcome.type,
         "reason": outcome.reason if isinstance(outcome, Finished) else None,
         "error": outcome.message if isinstance(outcome, Failed) else None,
-        "version": started.version if started else None,
+        "version": __version__,
         "device": started.device if started else None,
         "seed": request.config.seed,
         "class_values": request.class_values,
@@ -157,7 +158,7 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
         "seconds": getattr(outcome, "seconds", None),
         "seconds_per_stage": _seconds_per_stage(events),
         "seconds_to_first_preview": next((event.seconds for event in events if isinstance(event, Preview)), None),
-        "peak_memory_mb": metrics.get("peak_memory_mb"),
+        "peak_memory_bytes": metrics.get("peak_memory_bytes"),
         "metrics": metrics,
         "config": request.config.model_dump(mode="json"),
         **facts,
