@@ -20,13 +20,24 @@ from napari_mlbseg.viewer.demo import clean_slices
 pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
 SECONDS = 15
-AT_MOST = 120  # on a machine that does other things too
+AT_MOST = 240  # seconds, on a machine that does other things too
+#: A training whose length and result do not depend on how busy the machine is. The network makes its own first labels,
+#: so what is seen first is its own first attempt.
+BY_STEPS = {
+    "time_budget": None,
+    "bootstrap_steps": 60,
+    "steps": 4,
+    "initial_labels": "network",
+    "n_views": 2,
+    "n_views_predict": 2,
+    "preview_interval": 0.2,
+}
 
 
 @pytest.fixture
 def atrium(open_dock, make_napari_viewer):
     """A dock on a small phantom, five slices painted and marked clean: (viewer, dock, phantom, clean)."""
-    phantom = make_phantom((24, 64, 72), seed=1)
+    phantom = make_phantom((16, 48, 56), seed=1)
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(phantom.image, name="atrium", scale=phantom.spacing, units=("mm",) * 3)
     _, dock = open_dock(viewer)
@@ -51,18 +62,20 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     annotation = viewer.layers["atrium annotation"]
     before = hashlib.sha256(annotation.data.tobytes()).hexdigest()
     session = dock.controller.session
+    session.config = session.config.updated(**BY_STEPS)
     others = np.setdiff1d(np.arange(len(phantom.labels)), clean)
-    truth = phantom.labels[others] > 0
-    scores = []
+    truth = phantom.labels > 0
+    first_looks = []  # slices, and their Dice when the network showed them first
 
-    def score(event):
-        """Dice of the network's own labels, whenever it has labelled the whole stack or a part of it."""
-        if isinstance(event, Preview) and event.stage is not Stage.INITIAL_LABELS and "pseudo_labels" in event.arrays:
+    def look(event):
+        if isinstance(event, Preview) and event.stage is Stage.BOOTSTRAP and not first_looks:
             dock.controller.results.flush()
-            shown = np.asarray(viewer.layers["atrium pseudo-labels"].data)[others]
-            scores.append(dice(shown > 0, truth))
+            slices = np.setdiff1d(event.slices, clean)
+            found = np.asarray(viewer.layers["atrium pseudo-labels"].data)[slices] > 0
+            first_looks.append((slices, dice(found, truth[slices])))
 
-    session.event_received.connect(score)
+    session.event_received.connect(look)
+    dock.controller.go_to(int(others[len(others) // 2]))  # the slice in view comes first
     dock.train.button.click()
     assert dock.train.complaint.text() == ""
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
@@ -75,8 +88,9 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     }  # fmt: skip
     final = np.asarray(shown["pseudo_labels"].data)
     assert set(np.unique(final)) <= {0, 4}, "the user's label numbers"
-    assert dice(final[others] > 0, truth) > 0.7
-    assert dice(final[others] > 0, truth) >= max(0.7, scores[0] - 0.02)
+    slices, first = first_looks[0]
+    assert dice(final[slices] > 0, truth[slices]) > first, "what was seen first improved"
+    assert dice(final[others] > 0, truth[others]) > 0.6
     assert np.asarray(shown["weight_initial"].data).max() > 0
     assert np.abs(np.asarray(shown["preference"].data)).max() <= 1
     assert hashlib.sha256(annotation.data.tobytes()).hexdigest() == before
