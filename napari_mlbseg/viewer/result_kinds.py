@@ -12,8 +12,9 @@ from napari_mlbseg.viewer.arrays import Reader, as_is, highest_foreground, prefe
 
 __all__ = ["RESULT_KINDS", "WEIGHT_LIMITS", "ResultKind"]
 
-#: Contrast limits of both weight maps, the same in every round so that they compare. 1 is the average weight.
-WEIGHT_LIMITS = (0.0, 2.0)
+#: Contrast limits of both weight maps, the same in every round so that they compare. Both maps together average 1 a
+#: pixel, and most of it falls on the structure and its edge, which are a small part of a slice.
+WEIGHT_LIMITS = (0.0, 6.0)
 
 # Additive layers must be black where they say nothing; blue and orange differ for every kind of colour vision.
 _BLUE_OR_ORANGE = Colormap(
