@@ -84,7 +84,28 @@ class TrainingConfig(BaseModel):
         0, "Network", "Neighbouring slices on each side that the network also sees (2.5D).", unit="slices", ge=0, le=4
     )
     patch_size: int = _field(
-        256, "Network", "Largest side of the region of a slice that one training sample shows.", unit="px", ge=32, le=2048
+        256,
+        "Network",
+        "Largest side of the region of a slice that one training sample shows.",
+        unit="px",
+        ge=32,
+        le=2048,
+    )
+
+    shape_prior: bool = _field(
+        True,
+        "Network",
+        "The network also sees the initial labels' outline, bent at random in training so that it learns to correct it.",
+    )
+    prior_doubt: float = _field(
+        0.8,
+        "Network",
+        "How far the outline that the network sees is bent at most, in fifths of the structure's radius.",
+        ge=0,
+        le=5,
+    )
+    prior_dropout: float = _field(
+        0.1, "Network", "Share of training samples in which the outline is withheld from the network.", ge=0, le=1
     )
 
     # -- initial labels ------------------------------------------------------------------------------------------
@@ -96,7 +117,11 @@ class TrainingConfig(BaseModel):
         "'given' (a layer or file), or 'auto'.",
     )
     bootstrap_share: float = _field(
-        0.35, "Initial labels", "Share of the training time spent on the clean slices alone, before the weights.", ge=0, le=1
+        0.35,
+        "Initial labels",
+        "Share of the training time spent on the clean slices alone, before the weights.",
+        ge=0,
+        le=1,
     )
     bootstrap_prior: float = _field(
         0.5,
@@ -111,7 +136,11 @@ class TrainingConfig(BaseModel):
 
     # -- views (PLE) ---------------------------------------------------------------------------------------------
     n_views: int = _field(
-        5, "Views", "Views of a slice that PLE averages: identity, zoom-in, two zoom-outs, flip, then further ones.", ge=1, le=16
+        5,
+        "Views",
+        "Views of a slice that PLE averages: identity, zoom-in, two zoom-outs, flip, then further ones.",
+        ge=1,
+        le=16,
     )
     n_views_predict: int = _field(5, "Views", "Views that the final prediction averages.", ge=1, le=16)
     zoom_in: tuple[float, float] = _field((1.1, 1.4), "Views", "Range of the zoom-in factor.")
@@ -129,7 +158,9 @@ class TrainingConfig(BaseModel):
     )
 
     pseudo_labels_from: Literal["student", "teacher"] = _field(
-        "teacher", "Weights", "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'."
+        "teacher",
+        "Weights",
+        "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'.",
     )
 
     # -- losses --------------------------------------------------------------------------------------------------
@@ -139,7 +170,9 @@ class TrainingConfig(BaseModel):
     consistency_weight: float = _field(1.0, "Losses", "Weight of the consistency between views.", ge=0, le=100)
     teacher_weight: float = _field(1.0, "Losses", "Weight of the consistency with the mean teacher.", ge=0, le=100)
     ema_decay: float = _field(0.99, "Losses", "Decay of the mean teacher's moving average.", ge=0, lt=1)
-    teacher_noise: float = _field(0.02, "Losses", "Standard deviation of the noise that the teacher's input gets.", ge=0, le=1)
+    teacher_noise: float = _field(
+        0.02, "Losses", "Standard deviation of the noise that the teacher's input gets.", ge=0, le=1
+    )
 
     # -- optimiser -----------------------------------------------------------------------------------------------
     optimiser: Literal["sgd", "adamw"] = _field("adamw", "Optimiser", "SGD with momentum (the paper) or AdamW.")
@@ -239,6 +272,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "time_budget": None,
         "patch_size": 144,
         "initial_labels": "network",
+        "shape_prior": False,
         "meta_gradient": "virtual",
         "pseudo_labels_from": "student",
         "bootstrap_prior": 0.0,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_mlbseg.engine.slices import pad_to
 
-__all__ = ["Batch", "Sampler"]
+__all__ = ["Batch", "Sample", "Sampler"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Batch:
     Attributes
     ----------
     image : Tensor, (B, C, H, W)
+    prior : Tensor, (B, K - 1, H, W)
+        Shape prior as the initial labels say it; no channels where the network does not take one.
     labels : Tensor, (B, K, H, W)
         Class probabilities.
     mask : Tensor, (B, 1, H, W)
@@ -34,9 +36,20 @@ class Batch:
     """
 
     image: Tensor
+    prior: Tensor
     labels: Tensor
     mask: Tensor
     corners: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A slice from which a patch is taken: image (C, Y, X), prior (K - 1, Y, X), labels (Y, X) int, patch centre."""
+
+    image: Tensor
+    prior: Tensor
+    labels: Tensor
+    centre: tuple[int, int]
 
 
 class Sampler:
@@ -56,38 +69,32 @@ class Sampler:
         self.n_classes = n_classes
         self._rng = generator
 
-    def plain(self, images: Sequence[Tensor], labels: Sequence[Tensor], centres: Sequence[tuple[int, int]]) -> Batch:
-        """Patches as they are, around `centres` (row, column), kept within the slice where it is large enough.
-
-        Parameters
-        ----------
-        images : sequence of Tensor, (C, Y, X)
-        labels : sequence of Tensor, (Y, X) int
-        centres : sequence of tuple of int
-        """
+    def plain(self, samples: Sequence[Sample]) -> Batch:
+        """Patches as they are, around the samples' centres, kept within the slice where it is large enough."""
         rows, columns = self.size
-        patches, targets, masks, corners = [], [], [], []
-        for image, label, (row, column) in zip(images, labels, centres, strict=True):
-            top = min(max(row - rows // 2, 0), max(image.shape[-2] - rows, 0))
-            left = min(max(column - columns // 2, 0), max(image.shape[-1] - columns, 0))
-            here = (..., slice(top, top + rows), slice(left, left + columns))
-            patches.append(pad_to(image[here], *self.size))
-            targets.append(pad_to(self._one_hot(label[here]), *self.size))
-            masks.append(F.pad(torch.ones_like(image[:1][here]), _missing(image[here], self.size)))
+        patches, masks, corners = [], [], []
+        for sample in samples:
+            stack = self._stack(sample)
+            top = min(max(sample.centre[0] - rows // 2, 0), max(stack.shape[-2] - rows, 0))
+            left = min(max(sample.centre[1] - columns // 2, 0), max(stack.shape[-1] - columns, 0))
+            here = stack[:, top : top + rows, left : left + columns]
+            patches.append(pad_to(here, rows, columns))
+            missing = (0, columns - here.shape[-1], 0, rows - here.shape[-2])
+            masks.append(F.pad(torch.ones_like(here[:1]), missing))
             corners.append((top, left))
-        return Batch(torch.stack(patches), torch.stack(targets), torch.stack(masks), corners)
+        image, prior, labels = self._parts(torch.stack(patches), samples[0])
+        return Batch(image, prior, labels, torch.stack(masks), corners)
 
-    def augmented(self, images: Sequence[Tensor], labels: Sequence[Tensor], centres: Sequence[tuple[int, int]]) -> Batch:
-        """Patches turned, scaled, sheared, mirrored, bent and changed in intensity; parameters as in `plain`."""
-        patches, targets, masks = [], [], []
-        for image, label, centre in zip(images, labels, centres, strict=True):
-            grid = self._bent_grid(image.shape[-2:], centre).to(image.device)
-            stack = torch.cat([image, self._one_hot(label)])[None]
-            sampled = F.grid_sample(stack, grid, "bilinear", padding_mode="border", align_corners=False)[0]
-            patches.append(sampled[: len(image)])
-            targets.append(sampled[len(image) :])
-            masks.append((grid.abs() <= 1).all(-1).to(image.dtype))
-        return Batch(self._recoloured(torch.stack(patches)), torch.stack(targets), torch.stack(masks), [])
+    def augmented(self, samples: Sequence[Sample]) -> Batch:
+        """Patches turned, scaled, sheared, mirrored, bent and changed in intensity."""
+        patches, masks = [], []
+        for sample in samples:
+            stack = self._stack(sample)[None]
+            grid = self._bent_grid(stack.shape[-2:], sample.centre).to(stack.device)
+            patches.append(F.grid_sample(stack, grid, "bilinear", padding_mode="border", align_corners=False)[0])
+            masks.append((grid.abs() <= 1).all(-1).to(stack.dtype))
+        image, prior, labels = self._parts(torch.stack(patches), samples[0])
+        return Batch(self._recoloured(image), prior, labels, torch.stack(masks), [])
 
     def centre(self, label: Tensor, on_foreground: float) -> tuple[int, int]:
         """A pixel to put a patch around: with probability `on_foreground` one of the foreground, else any."""
@@ -158,9 +165,11 @@ class Sampler:
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self._rng))
 
-    def _one_hot(self, label: Tensor) -> Tensor:
-        return F.one_hot(label, self.n_classes).movedim(-1, 0).float()
+    def _stack(self, sample: Sample) -> Tensor:
+        """Image, prior and one-hot labels of a slice, (C + K - 1 + K, Y, X): what is interpolated together."""
+        one_hot = F.one_hot(sample.labels, self.n_classes).movedim(-1, 0).to(sample.image.dtype)
+        return torch.cat([sample.image, sample.prior, one_hot])
 
-
-def _missing(x: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    return 0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]
+    def _parts(self, stack: Tensor, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        image, prior, labels = stack.split([len(sample.image), len(sample.prior), self.n_classes], dim=1)
+        return image, prior, labels

@@ -27,6 +27,7 @@ class Model:
     config: TrainingConfig
     class_values: tuple[int, ...]
     image_channels: int
+    prior_reach: float = 1.0  # see `shape_prior.typical_reach`
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -35,6 +36,7 @@ def save_model(path: Path, model: Model) -> None:
         "format": _FORMAT,
         "class_values": model.class_values,
         "image_channels": model.image_channels,
+        "prior_reach": model.prior_reach,
         "config": model.config.model_dump(mode="json"),
     }
     weights = path.with_name(f".{path.name}.tmp")
@@ -64,7 +66,7 @@ def load_model(path: Path) -> Model:
     classes, channels = tuple(information["class_values"]), int(information["image_channels"])
     network = build_network(config, channels, len(classes))
     network.load_state_dict(state)
-    return Model(network, config, classes, channels)
+    return Model(network, config, classes, channels, float(information["prior_reach"]))
 
 
 def warm_start(network: nn.Module, path: Path) -> bool:

@@ -5,7 +5,7 @@ Shapes: B slices, V views, C channels, K classes; views of a batch are stacked v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,8 @@ class StepReport:
 class _ViewBatch:
     """A batch of unlabelled slices seen in all views."""
 
-    image: Tensor  # (V * B, C, H, W)
+    student: Tensor  # what the student sees, its shape prior doubted, (V * B, C, H, W)
+    teacher: Tensor  # what the teacher sees, the prior as it is
     initial: Tensor  # y^n, (V * B, K, H, W)
     mask: Tensor  # (V * B, H, W)
 
@@ -56,10 +57,15 @@ class Learner:
         The student; (B, C, H, W) -> logits (B, K, H, W).
     config : TrainingConfig
     device : torch.device
+    doubted : callable
+        What the student sees of a batch, (B, C, H, W): its image, and its shape prior bent at random.
     """
 
-    def __init__(self, network: nn.Module, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, config: TrainingConfig, device: torch.device, doubted: Callable[[Batch], Tensor]
+    ) -> None:
         self.config = config
+        self._doubted = doubted
         self.device = device
         self.student = network.to(device).train()
         self.teacher = MeanTeacher(self.student, config.ema_decay)
@@ -80,7 +86,7 @@ class Learner:
         losses = {"clean": loss}
         if prior is not None:
             with self._autocast():
-                logits = self.student(prior.image)
+                logits = self.student(self._doubted(prior))
             prior_loss = self.config.bootstrap_prior * supervised_loss(
                 logits.float(), prior.labels, prior.mask, self.config.supervised_loss
             )
@@ -93,12 +99,12 @@ class Learner:
     def weighted_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
         """Learn from unlabelled slices by their pixels' weights, from their views' consistency, and from clean slices."""
         config = self.config
-        batch = _in_views(unlabelled, views)
+        batch = self._in_views(unlabelled, views)
         with self._autocast():
-            logits = self.student(batch.image).float()  # (V * B, K, H, W)
+            logits = self.student(batch.student).float()  # (V * B, K, H, W)
         probability = logits.softmax(1)
         with torch.no_grad():
-            taught = self._teacher_probability(batch.image)
+            taught = self._teacher_probability(batch.teacher)
             y_p = self._pseudo_labels(probability.detach(), taught, views)
         on_slice = ensemble(probability.chunk(len(views)), views)
         steadying = config.consistency_weight * consistency_loss(on_slice, unlabelled.mask)
@@ -133,9 +139,9 @@ class Learner:
 
     def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
         """Weights of slices as they are, without learning from them: for maps of slices that no step visited."""
-        batch = _in_views(unlabelled, [View()])
+        batch = self._in_views(unlabelled, [View()])
         with torch.no_grad():
-            y_p = hard_labels(self._teacher_probability(batch.image))
+            y_p = hard_labels(self._teacher_probability(batch.teacher))
         return self._weights(batch, y_p, direction)
 
     # -- parts of a step -----------------------------------------------------------------------------------------
@@ -143,7 +149,7 @@ class Learner:
     def _clean_gradient(self, clean: Batch) -> tuple[float, Gradients]:
         """Loss on clean slices and its gradient at the student."""
         with self._autocast():
-            logits = self.student(clean.image)
+            logits = self.student(self._doubted(clean))
         loss = self.config.supervised_weight * supervised_loss(
             logits.float(), clean.labels, clean.mask, self.config.supervised_loss
         )
@@ -160,14 +166,16 @@ class Learner:
             momentum=self.config.momentum,
             weight_decay=self.config.weight_decay,
             momentum_buffers={
-                name: state[p]["momentum_buffer"] for name, p in self.parameters.items() if "momentum_buffer" in state[p]
+                name: state[p]["momentum_buffer"]
+                for name, p in self.parameters.items()
+                if "momentum_buffer" in state[p]
             },
         )
         for value in virtual.values():
             value.requires_grad_()
         buffers = {name: value.clone() for name, value in self.student.named_buffers()}
         with self._autocast():
-            logits = torch.func.functional_call(self.student, (virtual, buffers), (clean.image,))
+            logits = torch.func.functional_call(self.student, (virtual, buffers), (self._doubted(clean),))
         loss = supervised_loss(logits.float(), clean.labels, clean.mask, self.config.supervised_loss)
         values = torch.autograd.grad(loss, list(virtual.values()))
         return float(loss.detach()), dict(zip(virtual, values, strict=True))
@@ -177,9 +185,20 @@ class Learner:
         if self.config.weighting == "uniform":
             half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
             return PixelWeights(half, half, 1.0)
-        logits, tangent = logit_tangent(self.student, self.parameters, batch.image, self._as_step(direction))
+        logits, tangent = logit_tangent(self.student, self.parameters, batch.student, self._as_step(direction))
         return normalised_weights(
             alignment(logits, tangent, batch.initial), alignment(logits, tangent, y_p), batch.mask
+        )
+
+    def _in_views(self, batch: Batch, views: Sequence[View]) -> _ViewBatch:
+        student = self._doubted(batch)
+        teacher = torch.cat([batch.image, batch.prior], 1)
+        masks = [warp(batch.mask, view, "nearest") * inside(view, batch.mask) for view in views]
+        return _ViewBatch(
+            student=torch.cat([warp(student, view) for view in views]),
+            teacher=torch.cat([warp(teacher, view) for view in views]),
+            initial=torch.cat(project_labels(batch.labels, views)),
+            mask=torch.cat(masks)[:, 0],
         )
 
     def _pseudo_labels(self, student: Tensor, teacher: Tensor, views: Sequence[View]) -> Tensor:
@@ -232,15 +251,6 @@ def _build_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.
         )
     return torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
-    )
-
-
-def _in_views(batch: Batch, views: Sequence[View]) -> _ViewBatch:
-    masks = [warp(batch.mask, view, "nearest") * inside(view, batch.mask) for view in views]
-    return _ViewBatch(
-        image=torch.cat([warp(batch.image, view) for view in views]),
-        initial=torch.cat(project_labels(batch.labels, views)),
-        mask=torch.cat(masks)[:, 0],
     )
 
 

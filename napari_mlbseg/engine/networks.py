@@ -26,9 +26,9 @@ class _FirstOutput(nn.Module):
         return self.network(x)[0]
 
 
-def input_channels(config: TrainingConfig, image_channels: int) -> int:
-    """Channels that the network sees: those of the slice and of its neighbours on both sides."""
-    return image_channels * (2 * config.context + 1)
+def input_channels(config: TrainingConfig, image_channels: int, classes: int) -> int:
+    """Channels that the network sees: the slice and its neighbours on both sides, and the shape prior of each class."""
+    return image_channels * (2 * config.context + 1) + (classes - 1 if config.shape_prior else 0)
 
 
 def size_divisor(config: TrainingConfig) -> int:
@@ -44,7 +44,7 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
     ----------
     config : TrainingConfig
     image_channels : int
-        Channels of the image; the context's slices come on top.
+        Channels of the image; the context's slices and the shape prior come on top.
     classes : int
         Number of classes, background included: channels of the output's logits.
 
@@ -58,7 +58,7 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
     ``unet++`` is Zhou et al., "UNet++", 2018, which MLB-Seg uses. ``light`` is MONAI's strided U-Net without residual
     units: its first convolution halves the resolution, which makes it several times faster on a CPU.
     """
-    channels = input_channels(config, image_channels)
+    channels = input_channels(config, image_channels, classes)
     features = config.features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from napari_mlbseg.engine.augment import Batch, Sampler
+from napari_mlbseg.engine.augment import Batch, Sample, Sampler
 from napari_mlbseg.engine.networks import size_divisor
+from napari_mlbseg.engine.shape_prior import ShapePrior, typical_reach
 from napari_mlbseg.engine.slices import SliceStore, round_up
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["Key", "Pool"]
+__all__ = ["Drawn", "Key", "Pool"]
 
 Key = tuple[int, int]  # number of the volume, and the slice
+_CACHED_PRIORS = 256
 _ON_FOREGROUND = 0.7  # share of the patches that are put around a pixel of the foreground
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """A batch, and the slices it shows."""
 
     keys: list[Key]
@@ -43,7 +46,8 @@ class Pool:
     stores : list of SliceStore
         Normalised slices of each volume.
     initial : list of (ndarray or None)
-        y^n of each volume as class indices (Z, Y, X); set by the training when it is known.
+        y^n of each volume as class indices (Z, Y, X); see `set_initial_labels`.
+    prior : ShapePrior
     """
 
     def __init__(self, task: SegmentationTask, device: torch.device, generator: torch.Generator) -> None:
@@ -56,41 +60,57 @@ class Pool:
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
         self._sampler = Sampler(self.patch, task.n_classes, generator)
-        self._clean_labels = {
-            (i, z): torch.from_numpy(task.class_indices(task.volumes[i].label_slice(z))).to(device) for i, z in self.clean
-        }
+        self._clean_labels = {(i, z): task.class_indices(task.volumes[i].label_slice(z)) for i, z in self.clean}
+        self.prior = ShapePrior(task.config, task.n_classes, typical_reach(list(self._clean_labels.values())))
+        self._prior_of = lru_cache(maxsize=_CACHED_PRIORS)(self._make_prior)
+
+    def set_initial_labels(self, labels: Sequence[np.ndarray | None]) -> None:
+        """y^n of each volume as class indices (Z, Y, X); None where they are not known yet."""
+        self.initial = list(labels)
+        self._prior_of.cache_clear()
 
     def draw_clean(self, n: int, *, augment: bool) -> Batch:
         """`n` patches of clean slices with the user's labels."""
-        keys = self._pick(self.clean, n)
-        images = [self.stores[i][z] for i, z in keys]
-        labels = [self._clean_labels[key] for key in keys]
-        centres = [self._sampler.centre(label, _ON_FOREGROUND) for label in labels]
-        return (self._sampler.augmented if augment else self._sampler.plain)(images, labels, centres)
+        samples = [self._sample(key) for key in self._pick(self.clean, n)]
+        return self._sampler.augmented(samples) if augment else self._sampler.plain(samples)
 
-    def draw_unlabelled(self, n: int) -> _Drawn:
+    def draw_unlabelled(self, n: int) -> Drawn:
         """`n` patches of unlabelled slices with their initial labels, not augmented: their views are."""
         keys = self._pick(self.unlabelled, n)
-        images = [self.stores[i][z] for i, z in keys]
-        labels = [self.initial_slice(key) for key in keys]
-        centres = [self._sampler.centre(label, _ON_FOREGROUND) for label in labels]
-        return _Drawn(keys, self._sampler.plain(images, labels, centres))
+        return Drawn(keys, self._sampler.plain([self._sample(key) for key in keys]))
 
     def whole(self, key: Key) -> Batch:
         """One whole slice with its initial labels, padded to what the network takes."""
         divisor = size_divisor(self.task.config)
-        sides = [max(round_up(side, divisor), 2 * divisor) for side in self.task.volumes[key[0]].slice_shape]
-        sampler = Sampler((sides[0], sides[1]), self.task.n_classes, self._rng)
-        return sampler.plain([self.stores[key[0]][key[1]]], [self.initial_slice(key)], [(0, 0)])
+        rows, columns = (max(round_up(side, divisor), 2 * divisor) for side in self.task.volumes[key[0]].slice_shape)
+        return Sampler((rows, columns), self.task.n_classes, self._rng).plain([self._sample(key)])
 
-    def initial_slice(self, key: Key) -> Tensor:
-        """y^n of a slice as class indices (Y, X): on clean slices the user's labels."""
+    def doubted(self, batch: Batch) -> Tensor:
+        """What the student sees of a batch in training: the image, and the prior bent at random."""
+        return torch.cat([batch.image, self.prior.doubted(batch.prior, self._rng)], 1)
+
+    def network_input(self, key: Key) -> Tensor:
+        """What the network sees of a slice when it predicts, (C + K - 1, Y, X)."""
+        return torch.cat([self.stores[key[0]][key[1]], self._prior_of(key)])
+
+    def initial_slice(self, key: Key) -> np.ndarray | None:
+        """y^n of a slice as class indices (Y, X): on clean slices the user's labels; None where not known yet."""
         if key in self._clean_labels:
             return self._clean_labels[key]
         initial = self.initial[key[0]]
-        if initial is None:
-            raise RuntimeError(f"The initial labels of volume {key[0]} are not known yet.")
-        return torch.from_numpy(initial[key[1]].astype(np.int64)).to(self.device)
+        return None if initial is None else initial[key[1]]
+
+    def _sample(self, key: Key) -> Sample:
+        """The slice, with a patch centre that is mostly on the foreground."""
+        known = self.initial_slice(key)
+        labels = torch.zeros(self.task.volumes[key[0]].slice_shape, dtype=torch.int64)
+        if known is not None:
+            labels = torch.from_numpy(known.astype(np.int64))
+        centre = self._sampler.centre(labels, _ON_FOREGROUND)
+        return Sample(self.stores[key[0]][key[1]], self._prior_of(key), labels.to(self.device), centre)
+
+    def _make_prior(self, key: Key) -> Tensor:
+        return self.prior(self.initial_slice(key), self.task.volumes[key[0]].slice_shape, self.device)
 
     def _pick(self, keys: Sequence[Key], n: int) -> list[Key]:
         """`n` of `keys`, each at most once as long as they suffice."""

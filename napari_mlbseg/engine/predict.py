@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from napari_mlbseg.engine.devices import describe_device, find_device
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.pseudo_labels import ensemble
 from napari_mlbseg.engine.results import MemoryResults, ResultArray, Results
+from napari_mlbseg.engine.shape_prior import ShapePrior
 from napari_mlbseg.engine.slices import SliceStore, pad_to, round_up
 from napari_mlbseg.engine.views import View, sample_views, warp
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
@@ -75,7 +76,7 @@ class Predictor:
 
 
 def write_slices(
-    arrays: dict[str, ResultArray] | object,
+    arrays: Mapping[str, ResultArray],
     task: SegmentationTask,
     volume: Volume,
     slices: Sequence[int],
@@ -151,7 +152,7 @@ def predict(
             if stop():
                 yield Cancelled(seconds=time.monotonic() - start)
                 return
-            probability, agreement = predictor([store[z] for z in batch])
+            probability, agreement = _predict_unseen(predictor, loaded, [store[z] for z in batch])
             write_slices(results[volume.name], task, volume, batch, probability, agreement)
             done += len(batch)
             seconds = time.monotonic() - start
@@ -186,8 +187,23 @@ def predict_volume(model: Model | Path, volume: Volume, device: str = "auto") ->
     predictor = Predictor(loaded.network.to(target).eval(), loaded.config, loaded.config.n_views_predict)
     store = SliceStore(volume, loaded.config.context, target)
     for batch in _batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
-        write_slices(arrays, task, volume, batch, *predictor([store[z] for z in batch]))
+        write_slices(arrays, task, volume, batch, *_predict_unseen(predictor, loaded, [store[z] for z in batch]))
     return {name: arrays[name] for name in PREDICTED}
+
+
+def _predict_unseen(predictor: Predictor, model: Model, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Probabilities and agreement of slices of which nothing is known.
+
+    A network that takes a shape prior is first asked without one; what it says is its prior the second time.
+    """
+    prior = ShapePrior(model.config, len(model.class_values), model.prior_reach)
+    shape = (images[0].shape[-2], images[0].shape[-1])
+    blank = prior(None, shape, images[0].device)
+    probability, agreement = predictor([torch.cat([image, blank]) for image in images])
+    if not prior.channels:
+        return probability, agreement
+    guesses = [prior(labels, shape, images[0].device) for labels in probability.argmax(1).cpu().numpy()]
+    return predictor([torch.cat([image, guess]) for image, guess in zip(images, guesses, strict=True)])
 
 
 def _batches(slices: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -102,9 +102,7 @@ def _displaced(x: Tensor, flow: Tensor) -> Tensor:
     rows, columns = torch.meshgrid(
         torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij"
     )
-    grid = torch.stack(
-        [(2 * (columns + flow[:, 0]) + 1) / width - 1, (2 * (rows + flow[:, 1]) + 1) / height - 1], -1
-    )
+    grid = torch.stack([(2 * (columns + flow[:, 0]) + 1) / width - 1, (2 * (rows + flow[:, 1]) + 1) / height - 1], -1)
     return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=False)
 
 
@@ -160,6 +158,7 @@ class SliceMotion:
                 share = (z - a) / (b - a)
                 filled[(z, *here)] = decide(((1 - share) * from_left + share * from_right).numpy())
         return filled
+
 
 def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Propagated labels of the volumes for which they are wanted, or under ``"auto"`` measured to be better.

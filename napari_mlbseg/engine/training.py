@@ -57,7 +57,7 @@ class Training:
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = previous is not None and warm_start(network, previous)
-        self._learner = Learner(network, config, self._device)
+        self._learner = Learner(network, config, self._device, self._pool.doubted)
         steps_per_epoch = max(1, len(self._pool.unlabelled) // config.batch_size)
         self._schedule = Schedule(config, steps_per_epoch, start)
         self._maps = WeightMaps()
@@ -83,7 +83,7 @@ class Training:
             for volume in self.task.volumes:
                 if volume.name in improved:
                     yield write_initial_labels(self.results, self.task, volume, labels[volume.name], self._start)
-        self._pool.initial = [labels[volume.name] for volume in self.task.volumes]
+        self._pool.set_initial_labels([labels[volume.name] for volume in self.task.volumes])
         sources = {self._source(volume.name, known, labels) for volume in self.task.volumes}
         yield Metrics(values={"initial_labels": " and ".join(sorted(sources))})
 
@@ -93,9 +93,11 @@ class Training:
         Where no initial labels are known, the network's own predictions become them: the paper's bootstrap.
         """
         schedule, config = self._schedule, self.task.config
-        schedule.begin_training()
         self._reserve_final_pass()
-        use_prior = config.bootstrap_prior > 0 and all(v is not None for v in self._pool.initial) and self._pool.unlabelled
+        schedule.begin_training()
+        use_prior = (
+            config.bootstrap_prior > 0 and all(v is not None for v in self._pool.initial) and self._pool.unlabelled
+        )
         while not schedule.bootstrap_is_over(self._bootstrap_step) and not self._stops():
             self._learner.set_learning_rate(schedule.learning_rate(self._bootstrap_step, 0))
             clean = self._pool.draw_clean(config.clean_batch_size, augment=config.augment)
@@ -128,7 +130,13 @@ class Training:
         """Predict every slice with all views, write both weight maps of every slice, save the model."""
         trained = self._schedule.seconds
         if self._save_to is not None:
-            model = Model(self._model(), self.task.config, self.task.class_values, self.task.n_channels)
+            model = Model(
+                self._model(),
+                self.task.config,
+                self.task.class_values,
+                self.task.n_channels,
+                prior_reach=self._pool.prior.reach,
+            )
             save_model(self._save_to, model)
         if self._stops():
             yield Cancelled(steps=self._step, seconds=self._schedule.seconds)
@@ -170,20 +178,24 @@ class Training:
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known."""
         predictor = Predictor(self._model(), self.task.config, n_views=1)
+        found = list(self._pool.initial)
         for number, volume in enumerate(self.task.volumes):
             if self._pool.initial[number] is not None or self._stops():
                 continue
             labels = np.zeros(volume.shape, np.int64)
             for first in range(0, volume.n_slices, predictor.batch_size(volume.slice_shape)):
                 batch = range(first, min(first + predictor.batch_size(volume.slice_shape), volume.n_slices))
-                probability, _ = predictor([self._pool.stores[number][z] for z in batch])
+                probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
                 labels[list(batch)] = probability.argmax(1).cpu().numpy()
             for z in volume.clean_slices:
                 labels[z] = self.task.class_indices(volume.label_slice(z))
-            self._pool.initial[number] = labels
+            found[number] = labels
             yield write_initial_labels(self.results, self.task, volume, labels, self._start)
+        self._pool.set_initial_labels(found)
 
-    def _source(self, name: str, known: Mapping[str, np.ndarray | None], labels: Mapping[str, np.ndarray | None]) -> str:
+    def _source(
+        self, name: str, known: Mapping[str, np.ndarray | None], labels: Mapping[str, np.ndarray | None]
+    ) -> str:
         """Where the initial labels of a volume came from, in a word."""
         if labels[name] is None:
             return "network"
@@ -209,11 +221,13 @@ class Training:
         self._meter.previewed()
         self._reserve_final_pass()
 
-    def _predict(self, predictor: Predictor, number: int, slices: Sequence[int], stage: Stage, final: bool = False) -> Preview:
+    def _predict(
+        self, predictor: Predictor, number: int, slices: Sequence[int], stage: Stage, final: bool = False
+    ) -> Preview:
         """Predict slices of a volume and write them with their weight maps."""
         volume = self.task.volumes[number]
         arrays = self.results[volume.name]
-        probability, agreement = predictor([self._pool.stores[number][z] for z in slices])
+        probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
         write_slices(arrays, self.task, volume, slices, probability, agreement)
         mapped = [z for z in slices if self._write_weights((number, z), complete=final)]
         return Preview(
@@ -270,15 +284,21 @@ class Training:
         clean = self._pool.draw_clean(1, augment=False)
         direction = self._learner.clean_direction(clean)
         for number, volume in enumerate(self.task.volumes):
-            images = [self._pool.stores[number][z] for z in range(min(predictor.batch_size(volume.slice_shape), volume.n_slices))]
-            predictor(images[:1])  # the first call also sets things up
-            began = time.monotonic()
-            predictor(images)
-            predicting = (time.monotonic() - began) / len(images) + _WRITE_SECONDS
-            began = time.monotonic()
-            self._learner.weights(self._pool.whole((number, volume.clean_slices[0] if volume.clean_slices else 0)), direction)
-            self._costs.append((predicting, time.monotonic() - began))
+            n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
+            images = [self._pool.network_input((number, z)) for z in range(n)]
+            whole = self._pool.whole((number, 0))
+            predicting = _seconds(lambda images=images: predictor(images)) / n + _WRITE_SECONDS
+            weighing = _seconds(lambda whole=whole: self._learner.weights(whole, direction))
+            self._costs.append((predicting, weighing))
 
     def _stops(self) -> bool:
         self._stopped = self._stopped or self._stop()
         return self._stopped
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    """What `action` takes the second time: the first also sets things up."""
+    action()
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began

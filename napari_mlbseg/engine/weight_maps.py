@@ -36,7 +36,9 @@ def on_slice(weights: PixelWeights, views: Sequence[View]) -> tuple[Tensor, Tens
     both = torch.stack([weights.initial, weights.pseudo], 1) * pixels  # (V * B, 2, H, W)
     parts = both.chunk(len(views))
     masks = [seen(view, both).to(both.dtype) for view in views]
-    total = torch.stack([unwarp(part, view) * mask for part, view, mask in zip(parts, views, masks, strict=True)]).sum(0)
+    total = torch.stack([unwarp(part, view) * mask for part, view, mask in zip(parts, views, masks, strict=True)]).sum(
+        0
+    )
     mean = total / torch.stack(masks).sum(0).clamp(min=1)
     return mean[:, 0], mean[:, 1]
 

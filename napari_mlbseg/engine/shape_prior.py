@@ -1,0 +1,75 @@
+"""The shape prior: the network also sees where the initial labels say the structure is, and learns to doubt it.
+
+The prior is the signed distance to the initial label's outline, one channel a foreground class. Shown as it is, a network
+would copy it. In training it is therefore bent and shifted at random, about as far as initial labels err, while the
+target stays where it was: the network learns to bring a wrong outline back to the image's edges from a few clean slices.
+Sometimes it is withheld (all zero), so that the network also works where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.initial_labels import signed_distance
+
+__all__ = ["ShapePrior", "typical_reach"]
+
+_LIMIT = 3.0  # distances are cut off at this many reaches
+_KNOTS = 6  # of the random bend, along each side of a patch
+
+
+def typical_reach(planes: Sequence[np.ndarray]) -> float:
+    """How far initial labels may err, in pixels: a fifth of the structure's radius, from clean slices (Y, X) of ints.
+
+    The radius is that of a disc as large as the median foreground.
+    """
+    areas = [int(np.count_nonzero(plane)) for plane in planes]
+    radius = float(np.sqrt(np.median([area for area in areas if area] or [1]) / np.pi))
+    return float(np.clip(0.2 * radius, 2.0, 20.0))
+
+
+class ShapePrior:
+    """Makes prior channels from labels, and doubts them for training.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    n_classes : int
+        Background included.
+    reach : float
+        Pixels that initial labels may err, see `typical_reach`.
+    """
+
+    def __init__(self, config: TrainingConfig, n_classes: int, reach: float) -> None:
+        self.channels = n_classes - 1 if config.shape_prior else 0
+        self.reach = reach
+        self._doubt = config.prior_doubt
+        self._dropout = config.prior_dropout
+
+    def __call__(self, labels: np.ndarray | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+        """Prior channels (K - 1, Y, X) of class indices (Y, X); zero, which says nothing, for None."""
+        if labels is None or not self.channels:
+            return torch.zeros(self.channels, *shape, device=device)
+        distances = np.stack([signed_distance(labels == k) for k in range(1, self.channels + 1)])
+        return torch.from_numpy(np.clip(distances / self.reach, -_LIMIT, _LIMIT)).to(device)
+
+    def doubted(self, prior: Tensor, generator: torch.Generator) -> Tensor:
+        """Bend, shift and sometimes withhold the prior of each sample, (B, K - 1, H, W)."""
+        if not self.channels:
+            return prior
+        batch, _, height, width = prior.shape
+        strength = self._doubt * torch.rand(batch, 1, 1, 1, generator=generator)  # in reaches
+        pixels = strength * self.reach * torch.tensor([2 / width, 2 / height]).view(1, 2, 1, 1)
+        knots = torch.randn(batch, 2, _KNOTS, _KNOTS, generator=generator) * pixels
+        bend = F.interpolate(knots, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
+        grid = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False)
+        bent = F.grid_sample(prior, (grid + bend).to(prior.device), padding_mode="border", align_corners=False)
+        offset = 0.4 * strength * torch.randn(batch, 1, 1, 1, generator=generator)
+        kept = torch.rand(batch, 1, 1, 1, generator=generator) >= self._dropout
+        return ((bent + offset.to(prior.device)).clamp(-_LIMIT, _LIMIT)) * kept.to(prior.device)
