@@ -95,7 +95,7 @@ class TrainingConfig(BaseModel):
     shape_prior: bool = _field(
         True,
         "Network",
-        "The network also sees the initial labels' outline, bent at random in training so that it learns to correct it.",
+        "The network also sees the initial labels' outline, bent at random in training, and learns to correct it.",
     )
     prior_doubt: float = _field(
         0.8,
@@ -126,7 +126,7 @@ class TrainingConfig(BaseModel):
     bootstrap_prior: float = _field(
         0.5,
         "Initial labels",
-        "Weight of initial labels that are known beforehand (not 'network') during the bootstrap; 0: clean slices alone.",
+        "Weight of initial labels that are known beforehand during the bootstrap; 0: clean slices alone.",
         ge=0,
         le=100,
     )

@@ -168,7 +168,7 @@ def resolve_task(
     for volume in volumes:
         _check_image(volume)
     if config.initial_labels == "given" and all(volume.initial_labels is None for volume in volumes):
-        raise TaskError("The initial labels are to be given, but there are none: choose a labels layer or file for them.")
+        raise TaskError("The initial labels are to be given, but there are none: choose a layer or file for them.")
     present = {0}
     for volume in volumes:
         present |= _clean_values(volume)
@@ -181,9 +181,7 @@ def resolve_task(
     missing = [value for value in wanted if value not in present]
     if missing:
         which = f"Label {missing[0]} occurs" if len(missing) == 1 else f"Labels {', '.join(map(str, missing))} occur"
-        raise TaskError(
-            f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels."
-        )
+        raise TaskError(f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels.")
     return SegmentationTask(volumes=tuple(volumes), class_values=tuple(wanted), config=config)
 
 
@@ -250,7 +248,8 @@ def _clean_values(volume: Volume) -> set[int]:
         values |= {int(value) for value in np.unique(volume.label_slice(z))}
     if values and min(values) < 0:
         raise TaskError(
-            f"The labels of '{volume.name}' hold the negative number {min(values)}: label numbers start at 0, the background."
+            f"The labels of '{volume.name}' hold the negative number {min(values)}: label numbers start at 0, "
+            "the background."
         )
     return values
 

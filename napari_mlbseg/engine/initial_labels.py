@@ -1,7 +1,9 @@
-"""Where y^n, the initial labels of unannotated slices, come from before any network. Torch-free: they are there at once.
+"""Where y^n, the initial labels of unannotated slices, come from before any network. Torch-free: they are there at
+once.
 
-Shapes of neighbouring clean slices are interpolated; a given layer is taken as it is. Propagation along the image, which
-needs torch, is `propagation`'s; the paper's own source, a network bootstrapped on the clean slices, the training loop's.
+Shapes of neighbouring clean slices are interpolated; a given layer is taken as it is. Propagation along the image,
+which needs torch, is `propagation`'s; the paper's own source, a network bootstrapped on the clean slices, the training
+loop's.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     """Class indices y^n of every slice that are known without any network or registration, (Z, Y, X), else None.
 
     Given labels where `source` is ``"given"`` or ``"auto"`` and the volume has some; otherwise shapes interpolated
-    between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's labels.
+    between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's
+    labels.
     """
     clean = volume.clean_slices
     truth = clean_labels(task, volume)

@@ -81,7 +81,7 @@ class Learner:
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def supervised_step(self, clean: Batch, prior: Batch | None = None) -> dict[str, float]:
-        """Learn from clean slices, and with ``bootstrap_prior`` from initial labels known beforehand (`prior`)."""
+        """Learn from clean slices, and by ``bootstrap_prior`` from initial labels known beforehand."""
         loss, gradients = self._clean_gradient(clean)
         losses = {"clean": loss}
         if prior is not None:
@@ -97,7 +97,7 @@ class Learner:
         return losses
 
     def weighted_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
-        """Learn from unlabelled slices by their pixels' weights, from their views' consistency, and from clean slices."""
+        """Learn from unlabelled slices by the weights of their pixels, from their views, and from clean slices."""
         config = self.config
         batch = self._in_views(unlabelled, views)
         with self._autocast():

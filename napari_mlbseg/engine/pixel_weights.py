@@ -4,13 +4,13 @@ A virtual step of gradient descent in which every pixel's loss has a coefficient
 
 .. math:: \theta'(\epsilon) = \theta - \eta \, (m + \textstyle\sum_i \epsilon_i \nabla l_i(\theta)),
 
-with momentum, decay and consistency in :math:`m`. So with :math:`v = \nabla L_{meta}(\theta'(0))`, the gradient on clean
-slices,
+with momentum, decay and consistency in :math:`m`. So with :math:`v = \nabla L_{meta}(\theta'(0))`, the gradient on
+clean slices,
 
 .. math:: -\partial L_{meta} / \partial \epsilon_i = \eta \, \langle \nabla l_i(\theta), v \rangle,
 
-the derivative of pixel i's loss along v: one Jacobian-vector product gives it for all pixels at once, exactly and with no
-graph of a graph. For the cross-entropy of logits z with labels y it is
+the derivative of pixel i's loss along v: one Jacobian-vector product gives it for all pixels at once, exactly and
+with no graph of a graph. For the cross-entropy of logits z with labels y it is
 :math:`\sum_c (\mathrm{softmax}(z)_c - y_c) \, \dot z_c`, where :math:`\dot z = J_z v` serves both y^n and y^p.
 
 Source: Wei et al., MICCAI 2023 (MLB-Seg), section 2.2; Ren et al., ICML 2018, for the virtual step.
@@ -95,8 +95,8 @@ def logit_tangent(
 def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:
     """Derivative of each pixel's cross-entropy along the clean gradient, (B, H, W).
 
-    Positive where learning the pixel's label helps on clean data. `labels` are class probabilities (B, K, H, W), one-hot
-    or soft.
+    Positive where learning the pixel's label helps on clean data. `labels` are class probabilities (B, K, H, W),
+    one-hot or soft.
     """
     return ((logits.softmax(1) - labels) * tangent).sum(1)
 

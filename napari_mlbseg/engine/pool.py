@@ -94,7 +94,7 @@ class Pool:
         return torch.cat([self.stores[key[0]][key[1]], self._prior_of(key)])
 
     def initial_slice(self, key: Key) -> np.ndarray | None:
-        """y^n of a slice as class indices (Y, X): on clean slices the user's labels; None where not known yet."""
+        """y^n of a slice as class indices (Y, X), on clean slices the user's labels; None where not known."""
         if key in self._clean_labels:
             return self._clean_labels[key]
         initial = self.initial[key[0]]
@@ -120,7 +120,7 @@ class Pool:
         return [keys[k] for k in order[:n]]
 
     def _patch_size(self) -> tuple[int, int]:
-        """Sides of all patches: the largest slice's, at most ``patch_size``, both multiples of the network's divisor."""
+        """Sides of all patches: the largest slice's, at most ``patch_size``, multiples of the network's divisor."""
         divisor = size_divisor(self.task.config)
         largest = np.max([volume.slice_shape for volume in self.task.volumes], axis=0)
         limit = round_up(self.task.config.patch_size, divisor)

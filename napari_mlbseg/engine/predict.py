@@ -72,7 +72,9 @@ class Predictor:
             return self._network(x).float().softmax(1)
         tile = tuple(min(side, _WHOLE_SIDE // 2) for side in x.shape[-2:])
         infer = SlidingWindowInferer(tile, sw_batch_size=4, overlap=0.25, mode="gaussian")
-        return infer(x, lambda patch: self._network(patch).float().softmax(1))
+        predicted = infer(x, lambda patch: self._network(patch).float().softmax(1))
+        assert isinstance(predicted, Tensor)
+        return predicted
 
 
 def write_slices(

@@ -164,8 +164,8 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
     """Propagated labels of the volumes for which they are wanted, or under ``"auto"`` measured to be better.
 
     Every inner clean slice of a volume is predicted from its other clean ones, by interpolation and by propagation; the
-    higher mean Dice over all volumes wins. Without inner clean slices propagation is taken: it was better on cardiac MRI
-    (docs/evidence.md).
+    higher mean Dice over all volumes wins. Without inner clean slices propagation is taken: it was better on cardiac
+    MRI (docs/evidence.md).
 
     Returns
     -------

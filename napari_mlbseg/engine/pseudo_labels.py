@@ -62,7 +62,7 @@ def hard_labels(probability: Tensor) -> Tensor:
 
 
 def project_labels(labels: Tensor, views: Sequence[View]) -> list[Tensor]:
-    """What each view shows of one-hot labels. Bilinear, so the classes of a pixel still sum to 1 and nothing dilates."""
+    """What each view shows of one-hot labels. Bilinear: they still sum to 1, nothing dilates."""
     return [warp(labels, view) for view in views]
 
 
@@ -86,6 +86,6 @@ def consistency_loss(views: Ensemble, mask: Tensor) -> Tensor:
 
 
 def teacher_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of student's and teacher's probabilities, (B, K, H, W), where `mask` (B, 1, H, W) is 1."""
+    """Mean squared difference of two probabilities (B, K, H, W) where `mask` (B, 1, H, W) is 1."""
     squared = (student - teacher).square().mean(1, keepdim=True)
     return (squared * mask).sum() / mask.sum().clamp(min=1)

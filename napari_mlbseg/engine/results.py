@@ -50,7 +50,7 @@ def result_layout(task: SegmentationTask, volume: Volume) -> dict[str, tuple[tup
     """Shape and type of each result array of `volume`."""
     z, y, x = volume.shape
     labels, real = label_dtype(task.class_values), np.dtype(np.float32)
-    layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {name: ((z, y, x), real) for name in RESULT_NAMES}
+    layout: dict[str, tuple[tuple[int, ...], np.dtype]] = dict.fromkeys(RESULT_NAMES, ((z, y, x), real))
     layout["initial_labels"] = layout["pseudo_labels"] = ((z, y, x), labels)
     layout["probability"] = ((z, task.n_classes, y, x), np.dtype(np.float16))
     return layout

@@ -21,14 +21,15 @@ class Schedule:
     ----------
     config : TrainingConfig
     steps_per_epoch : int
-        Steps in which every unlabelled slice is seen once. Without any budget, training lasts 120 epochs as in the paper.
+        Steps in which every unlabelled slice is seen once. Without any budget, training lasts 120 epochs as in the
+        paper.
     start : float
         `time.monotonic` at the start of the job.
 
     Notes
     -----
-    Step s of the bootstrap and step s of the weighted training are counted apart. With a time budget the training ends so
-    early that the final pass, whose cost is measured on the first predictions, still fits in.
+    Step s of the bootstrap and step s of the weighted training are counted apart. With a time budget the training
+    ends so early that the final pass, whose cost is measured on the first predictions, still fits in.
     """
 
     def __init__(self, config: TrainingConfig, steps_per_epoch: int, start: float) -> None:

@@ -1,9 +1,9 @@
 """The shape prior: the network also sees where the initial labels say the structure is, and learns to doubt it.
 
-The prior is the signed distance to the initial label's outline, one channel a foreground class. Shown as it is, a network
-would copy it. In training it is therefore bent and shifted at random, about as far as initial labels err, while the
-target stays where it was: the network learns to bring a wrong outline back to the image's edges from a few clean slices.
-Sometimes it is withheld (all zero), so that the network also works where nothing is known.
+The prior is the signed distance to the initial label's outline, one channel a foreground class. Shown as it is, a
+network would copy it. In training it is therefore bent and shifted at random, about as far as initial labels err,
+while the target stays where it was: the network learns to bring a wrong outline back to the image's edges from a few
+clean slices. Sometimes it is withheld (all zero), so that the network also works where nothing is known.
 """
 
 from __future__ import annotations

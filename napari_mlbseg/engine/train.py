@@ -1,7 +1,7 @@
 """The training: a generator of events. Readable top to bottom; what each step does is `learner`'s.
 
-This module imports no torch at its top: the first initial labels are written, and on the user's screen, before torch and
-MONAI are imported, which takes seconds.
+This module imports no torch at its top: the first initial labels are written, and on the user's screen, before torch
+and MONAI are imported, which takes seconds.
 """
 
 from __future__ import annotations

@@ -287,8 +287,8 @@ class Training:
             n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
             images = [self._pool.network_input((number, z)) for z in range(n)]
             whole = self._pool.whole((number, 0))
-            predicting = _seconds(lambda images=images: predictor(images)) / n + _WRITE_SECONDS
-            weighing = _seconds(lambda whole=whole: self._learner.weights(whole, direction))
+            predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
+            weighing = _seconds(self._learner.weights, whole, direction)
             self._costs.append((predicting, weighing))
 
     def _stops(self) -> bool:
@@ -296,9 +296,9 @@ class Training:
         return self._stopped
 
 
-def _seconds(action: Callable[[], object]) -> float:
+def _seconds(action: Callable[..., object], *arguments: object) -> float:
     """What `action` takes the second time: the first also sets things up."""
-    action()
+    action(*arguments)
     began = time.monotonic()
-    action()
+    action(*arguments)
     return time.monotonic() - began

@@ -1,8 +1,8 @@
 """Views of a slice for Pseudo Label Enhancement: sampled once, then applied and undone by deterministic functions.
 
 A view flips a slice and then zooms into or out of it. `warp` makes it, `unwarp` maps a prediction back; both are
-differentiable and run on the tensor's device, a whole batch at a time. What a view did not see is masked: the border of a
-slice in a zoom-in (`seen`), the surroundings of a slice in a zoom-out (`inside`).
+differentiable and run on the tensor's device, a whole batch at a time. What a view did not see is masked: the border
+of a slice in a zoom-in (`seen`), the surroundings of a slice in a zoom-out (`inside`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def sample_views(
 ) -> tuple[View, ...]:
     """Draw `n` views in the order of the paper: identity, a zoom-in, two zoom-outs, a flip; then flipped zooms.
 
-    The cheapest prefix is the most useful one: with one view there is only the slice itself, with two a zoom-in as well.
+    The cheapest prefix is the most useful one: with one view there is only the slice itself, with two a zoom-in as
+    well.
 
     Parameters
     ----------

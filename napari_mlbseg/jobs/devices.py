@@ -21,7 +21,8 @@ _ASK = (
 def available_devices() -> tuple[str, ...]:
     """Names of the devices, best first; the last is always ``"cpu"``.
 
-    Where no driver of an accelerator is installed, the answer comes at once; otherwise a short-lived process asks torch.
+    Where no driver of an accelerator is installed, the answer comes at once; otherwise a short-lived process asks
+    torch.
     """
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     if not apple and shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:

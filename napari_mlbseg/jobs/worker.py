@@ -1,7 +1,7 @@
 """The worker: ``python -m napari_mlbseg.jobs.worker JOB_DIR`` does what the folder's request asks.
 
-It says everything through ``events.jsonl``, ends with exactly one terminal event, and imports torch only after the first
-initial labels are out, so that the user sees something at once.
+It says everything through ``events.jsonl``, ends with exactly one terminal event, and imports torch only after the
+first initial labels are out, so that the user sees something at once.
 """
 
 from __future__ import annotations
