@@ -80,10 +80,11 @@ def logit_tangent(
     kept.
     """
     plain = {name: value.detach() for name, value in parameters.items()}
-    buffers = {name: value.detach().clone() for name, value in network.named_buffers()}
     along = {name: direction[name].detach() for name in plain}
 
     def logits(p: dict[str, Tensor]) -> Tensor:
+        # copied in here: what is changed in place (running statistics) must have been made under the transform
+        buffers = {name: value.detach().clone() for name, value in network.named_buffers()}
         return functional_call(network, (p, buffers), (x,))
 
     # no_grad stops the reverse mode's activations from being kept; it does not stop tangents
