@@ -98,7 +98,7 @@ class TrainingConfig(BaseModel):
         "The network also sees the initial labels' outline, bent at random in training, and learns to correct it.",
     )
     prior_doubt: float = _field(
-        0.8,
+        1.8,
         "Network",
         "How far the outline that the network sees is bent at most, in fifths of the structure's radius.",
         ge=0,
@@ -124,7 +124,7 @@ class TrainingConfig(BaseModel):
         le=1,
     )
     bootstrap_prior: float = _field(
-        0.5,
+        0.0,
         "Initial labels",
         "Weight of initial labels that are known beforehand during the bootstrap; 0: clean slices alone.",
         ge=0,
@@ -275,7 +275,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape_prior": False,
         "meta_gradient": "virtual",
         "pseudo_labels_from": "student",
-        "bootstrap_prior": 0.0,
         "supervised_loss": "ce",
         "optimiser": "sgd",
         "learning_rate": 0.005,

@@ -177,7 +177,7 @@ class Learner:
         with self._autocast():
             logits = torch.func.functional_call(self.student, (virtual, buffers), (self._doubted(clean),))
         loss = supervised_loss(logits.float(), clean.labels, clean.mask, self.config.supervised_loss)
-        values = torch.autograd.grad(loss, list(virtual.values()))
+        values = torch.autograd.grad(loss, list(virtual.values()), allow_unused=True, materialize_grads=True)
         return float(loss.detach()), dict(zip(virtual, values, strict=True))
 
     def _weights(self, batch: _ViewBatch, y_p: Tensor, direction: Gradients) -> PixelWeights:

@@ -89,8 +89,8 @@ def logit_tangent(
 
     # no_grad stops the reverse mode's activations from being kept; it does not stop tangents
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        primal, tangent = jvp(logits, (plain,), (along,))
-    return primal, tangent
+        outputs = jvp(logits, (plain,), (along,))
+    return outputs[0], outputs[1]
 
 
 def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from napari_mlbseg.engine.views import View, sample_views, warp
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 
-__all__ = ["Predictor", "predict", "predict_volume"]
+__all__ = ["PREDICTED", "Predictor", "in_batches", "predict", "predict_volume", "write_slices"]
 
 _WHOLE_SIDE = 768  # slices up to this side are predicted at once, larger ones in overlapping tiles
 _BATCH_PIXELS = 2**19  # pixels of slices times views that are predicted together
@@ -150,7 +150,7 @@ def predict(
     done = 0
     for volume in task.volumes:
         store = SliceStore(volume, loaded.config.context, target)
-        for batch in _batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
+        for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
             if stop():
                 yield Cancelled(seconds=time.monotonic() - start)
                 return
@@ -188,7 +188,7 @@ def predict_volume(model: Model | Path, volume: Volume, device: str = "auto") ->
     arrays = MemoryResults(task)[volume.name]
     predictor = Predictor(loaded.network.to(target).eval(), loaded.config, loaded.config.n_views_predict)
     store = SliceStore(volume, loaded.config.context, target)
-    for batch in _batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
+    for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
         write_slices(arrays, task, volume, batch, *_predict_unseen(predictor, loaded, [store[z] for z in batch]))
     return {name: arrays[name] for name in PREDICTED}
 
@@ -208,6 +208,7 @@ def _predict_unseen(predictor: Predictor, model: Model, images: Sequence[Tensor]
     return predictor([torch.cat([image, guess]) for image, guess in zip(images, guesses, strict=True)])
 
 
-def _batches(slices: Sequence[int], size: int) -> Iterator[list[int]]:
+def in_batches(slices: Sequence[int], size: int) -> Iterator[list[int]]:
+    """`slices`, at most `size` of them at a time."""
     for first in range(0, len(slices), size):
         yield list(slices[first : first + size])

@@ -53,7 +53,7 @@ def optical_flow(fixed: Tensor, moving: Tensor) -> Tensor:
     """
     levels = [(fixed, moving)]
     while len(levels) < _LEVELS and min(levels[-1][0].shape[-2:]) >= 4 * _WINDOW:
-        levels.append(tuple(F.avg_pool2d(image, 2) for image in levels[-1]))
+        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
     flow = fixed.new_zeros(len(fixed), 2, *levels[-1][0].shape[-2:])
     for target, source in reversed(levels[min(_FINEST, len(levels) - 1) :]):
         flow = _resized(flow, target.shape[-2:])

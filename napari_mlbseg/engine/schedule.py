@@ -12,6 +12,7 @@ __all__ = ["Schedule"]
 
 _PAPER_EPOCHS = 120
 _SAFETY = 1.15  # on the measured cost of the final pass
+_MOST = 0.4  # of the time budget that is kept for the final pass
 
 
 class Schedule:
@@ -57,8 +58,14 @@ class Schedule:
         self._training_start = self.seconds
 
     def reserve(self, seconds: float) -> None:
-        """Keep `seconds` (measured) free for the final pass."""
-        self._reserve = _SAFETY * seconds
+        """Keep `seconds` (measured) free for the final pass, but never most of the time: then it does with less."""
+        budget = self.config.time_budget
+        self._reserve = _SAFETY * seconds if budget is None else min(_SAFETY * seconds, _MOST * budget)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the time budget is used up; infinite without one."""
+        return math.inf if self.config.time_budget is None else self.config.time_budget - self.seconds
 
     def bootstrap_is_over(self, step: int) -> bool:
         """Whether no bootstrap step follows after `step` of them."""

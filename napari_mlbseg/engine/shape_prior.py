@@ -70,6 +70,6 @@ class ShapePrior:
         bend = F.interpolate(knots, (height, width), mode="bicubic", align_corners=True).movedim(1, -1)
         grid = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False)
         bent = F.grid_sample(prior, (grid + bend).to(prior.device), padding_mode="border", align_corners=False)
-        offset = 0.4 * strength * torch.randn(batch, 1, 1, 1, generator=generator)
+        offset = 0.2 * strength * torch.randn(batch, 1, 1, 1, generator=generator)
         kept = torch.rand(batch, 1, 1, 1, generator=generator) >= self._dropout
         return ((bent + offset.to(prior.device)).clamp(-_LIMIT, _LIMIT)) * kept.to(prior.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["MeanTeacher"]
 
@@ -33,7 +33,8 @@ class MeanTeacher:
         """Take one step of the student into the average; call it once a training step."""
         self.step += 1
         keep = min(self.decay, (1 + self.step) / (10 + self.step))
-        mine, theirs = list(self.network.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - keep)
         for average, value in zip(self.network.buffers(), student.buffers(), strict=True):
             if average.is_floating_point():

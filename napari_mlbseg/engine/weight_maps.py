@@ -84,6 +84,11 @@ class WeightMaps:
         visits = np.maximum(total[2], 1)
         return total[0] / visits, total[1] / visits
 
+    @property
+    def visited(self) -> bool:
+        """Whether anything was visited."""
+        return bool(self._sums)
+
     def covers(self, key: tuple[int, int]) -> bool:
         """Whether every pixel of the slice was visited."""
         total = self._sums.get(key)

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
     task = folder.open_task(request)
+    smaller: TrainingConfig | None = None
     try:
         yield from _attempt(folder, request, task, start)
     except Exception as error:
@@ -57,6 +59,9 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
         message = (
             f"Out of memory: trying again with batch_size {smaller.batch_size} and patch_size {smaller.patch_size}."
         )
+    if smaller is None:
+        return
+    # outside the handler, whose traceback would keep alive what filled the memory
     yield Progress(stage=Stage.PREPARE, fraction=0, seconds=time.monotonic() - start, message=message)
     _free_memory()
     smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
@@ -103,10 +108,8 @@ def _beat(folder: JobFolder) -> None:
 
     def loop() -> None:
         while True:
-            try:
+            with suppress(OSError):  # a full disk must not end the training; the next beat may succeed
                 write_atomically(folder.heartbeat_file, beat)
-            except OSError:  # a full disk must not end the training; the next beat may succeed
-                pass
             time.sleep(_HEARTBEAT_SECONDS)
 
     threading.Thread(target=loop, name="heartbeat", daemon=True).start()
@@ -114,10 +117,10 @@ def _beat(folder: JobFolder) -> None:
 
 def _be_modest(threads: int | None) -> None:
     """Lower priority, so that painting and scrolling come first; at most `threads` threads."""
-    try:
+    with suppress(psutil.AccessDenied, OSError):  # where it is not allowed, the job still runs
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10)
-    except (psutil.AccessDenied, OSError):
-        pass  # not allowed here: the job still runs
+    # a thread that waits for another must not burn the core on which the window wants to draw
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
 

@@ -1,0 +1,46 @@
+"""Labelled volumes as oracle sessions: k clean slices, evenly from the first to the last that shows the structure."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+import numpy as np
+
+from napari_mlbseg.io.files import read_image, read_labels
+from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
+from napari_mlbseg.task import Volume
+
+__all__ = ["find_volumes", "load_volume"]
+
+
+def find_volumes(pattern: str) -> list[Path]:
+    """Images that match `pattern` and have a ``NAME_label`` file beside them, sorted."""
+    images = [Path(p) for p in sorted(glob.glob(pattern)) if "_label" not in Path(p).name]
+    found = [path for path in images if _label_path(path).exists()]
+    if not found:
+        raise SystemExit(f"No image with a label file beside it matches {pattern}: check --volumes.")
+    return found
+
+
+def load_volume(path: Path, n_clean: int) -> Volume:
+    """The volume with `n_clean` clean slices. Its `labels` are the whole truth; only the clean ones are learnt."""
+    image = read_image(path)
+    axis = default_slice_axis(image.grid)
+    truth = np.ascontiguousarray(to_slices(read_labels(_label_path(path)), axis))
+    shown = np.flatnonzero(truth.any((1, 2)))
+    clean = np.zeros(len(truth), bool)
+    clean[np.round(np.linspace(shown[0], shown[-1], n_clean)).astype(int)] = True
+    return Volume(
+        image.name,
+        np.ascontiguousarray(to_slices(image, axis)),
+        truth,
+        clean,
+        spacing=slice_spacing(image.grid, axis),
+        unit=image.unit,
+    )
+
+
+def _label_path(path: Path) -> Path:
+    name, suffix = path.name.split(".", 1)
+    return path.with_name(f"{name}_label.{suffix}")

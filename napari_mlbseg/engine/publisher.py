@@ -1,0 +1,183 @@
+"""What a training shows: predictions and weight maps, written slice by slice, while it runs and at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_mlbseg.engine.learner import Learner, StepReport
+from napari_mlbseg.engine.pool import Drawn, Key, Pool
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
+from napari_mlbseg.engine.progress import PreviewOrder
+from napari_mlbseg.engine.results import Results
+from napari_mlbseg.engine.schedule import Schedule
+from napari_mlbseg.engine.views import View
+from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
+from napari_mlbseg.events import Event, Preview, Progress, Stage
+
+__all__ = ["Publisher"]
+
+_WRITE_SECONDS = 0.012  # to write a slice's six arrays
+_WEIGHTS = ("weight_initial", "weight_pseudo")
+_MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
+
+
+class Publisher:
+    """Predicts slices of a training's volumes and writes them into its results.
+
+    Parameters
+    ----------
+    pool : Pool
+    learner : Learner
+        Its teacher, the student's average, is what is shown.
+    results : Results
+    schedule : Schedule
+    order : PreviewOrder
+    """
+
+    def __init__(self, pool: Pool, learner: Learner, results: Results, schedule: Schedule, order: PreviewOrder) -> None:
+        self.task = pool.task
+        self._pool, self._learner, self._results = pool, learner, results
+        self._schedule, self._order = schedule, order
+        self._maps = WeightMaps()
+        self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
+        self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is shown and saved."""
+        return self._learner.teacher.network
+
+    def remember(self, drawn: Drawn, report: StepReport, views: Sequence[View]) -> None:
+        """Add a step's weights to the running means of the slices that it saw."""
+        initial, pseudo = on_slice(report.weights, views)
+        for i, key in enumerate(drawn.keys):
+            shape = self.task.volumes[key[0]].slice_shape
+            self._maps.add(key, shape, drawn.batch.corners[i], initial[i], pseudo[i])
+
+    def preview(self, stage: Stage, seconds: float) -> Iterator[Event]:
+        """Predict slices as they are for about `seconds`, the one in view first, going on where the last call ended."""
+        deadline = time.monotonic() + seconds
+        predictor = Predictor(self.network, self.task.config, n_views=1)
+        for number, z in self._order.previews():
+            yield self._show(number, [z], predictor([self._pool.network_input((number, z))]), stage)
+            if time.monotonic() > deadline:
+                break
+        self.reserve_final(self._maps.visited)
+
+    def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
+        """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
+
+        Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
+        and pixels that no step visited keep the weight 0.
+        """
+        began, done = self._schedule.seconds, 0
+        total = sum(volume.n_slices for volume in self.task.volumes)
+        predictor = Predictor(self.network, self.task.config, self._affordable_views())
+        for number, volume in enumerate(self.task.volumes):
+            size = predictor.batch_size(volume.slice_shape)
+            for batch in in_batches(self._order.outwards(number), size):
+                if stops():
+                    return
+                if self._schedule.remaining > 0:
+                    self._visit([(number, z) for z in batch])
+                if trained:
+                    predicted = predictor([self._pool.network_input((number, z)) for z in batch])
+                else:
+                    predicted = self._initial_probability(number, batch)
+                yield self._show(number, batch, predicted, Stage.PREDICT)
+                done += len(batch)
+                seconds = self._schedule.seconds
+                yield Progress(
+                    stage=Stage.PREDICT,
+                    fraction=0.95 + 0.05 * done / total,
+                    seconds=seconds,
+                    seconds_left=(seconds - began) * (total - done) / done,
+                )
+
+    def reserve_final(self, training_visits: bool) -> None:
+        """Keep the time free that `final` will take, from what one slice takes.
+
+        Parameters
+        ----------
+        training_visits : bool
+            Whether weighted steps have begun: slices that they did not reach so far will have to be weighed at the end.
+        """
+        if not self._costs:
+            self._measure_costs()
+        needed = 0.0
+        for number, (volume, (predicting, weighing)) in enumerate(zip(self.task.volumes, self._costs, strict=True)):
+            unseen = volume.unlabelled_slices if training_visits else ()
+            visits = len(volume.clean_slices) + sum(not self._maps.covers((number, z)) for z in unseen)
+            needed += predicting * volume.n_slices + weighing * visits
+        self._schedule.reserve(needed)
+
+    def _show(self, number: int, slices: Sequence[int], predicted: tuple[Tensor, Tensor], stage: Stage) -> Preview:
+        """Write predicted slices of a volume and their weight maps."""
+        volume = self.task.volumes[number]
+        arrays = self._results[volume.name]
+        write_slices(arrays, self.task, volume, slices, *predicted)
+        weighed = False
+        for z in slices:
+            mean = self._maps.mean((number, z))
+            if mean is not None:
+                arrays["weight_initial"][z], arrays["weight_pseudo"][z] = mean
+                weighed = True
+        return Preview(
+            volume=volume.name,
+            slices=tuple(slices),
+            arrays=(*PREDICTED, *(_WEIGHTS if weighed else ())),
+            stage=stage,
+            seconds=self._schedule.seconds,
+        )
+
+    def _visit(self, keys: Sequence[Key]) -> None:
+        """Weigh slices that no step saw whole, without learning from them."""
+        for key in keys:
+            if self._maps.covers(key):
+                continue
+            if self._direction is None:
+                clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
+                self._direction = self._learner.clean_direction(clean)
+            weights = self._learner.weights(self._pool.whole(key), self._direction)
+            initial, pseudo = on_slice(weights, [View()])
+            self._maps.add(key, self.task.volumes[key[0]].slice_shape, (0, 0), initial[0], pseudo[0])
+
+    def _measure_costs(self) -> None:
+        """Seconds to predict and to weigh a slice of each volume."""
+        predictor = Predictor(self.network, self.task.config, self.task.config.n_views_predict)
+        direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
+        for number, volume in enumerate(self.task.volumes):
+            n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
+            images = [self._pool.network_input((number, z)) for z in range(n)]
+            predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
+            weighing = _seconds(self._learner.weights, self._pool.whole((number, 0)), direction)
+            self._costs.append((predicting, weighing))
+
+    def _affordable_views(self) -> int:
+        """Views of the final prediction: as many as the time left allows, at least the slice itself."""
+        wanted = self.task.config.n_views_predict
+        seconds = sum(cost[0] * v.n_slices for v, cost in zip(self.task.volumes, self._costs, strict=True))
+        affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
+        return wanted if affordable >= wanted else max(1, int(affordable))
+
+    def _initial_probability(self, number: int, slices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""
+        shape = self.task.volumes[number].slice_shape
+        known = [self._pool.initial_slice((number, z)) for z in slices]
+        labels = np.stack([np.zeros(shape, np.int64) if plane is None else plane for plane in known])
+        one_hot = F.one_hot(torch.from_numpy(labels.astype(np.int64)), self.task.n_classes)
+        return one_hot.movedim(-1, 1).float(), torch.ones(labels.shape)
+
+
+def _seconds(action: Callable[..., object], *arguments: object) -> float:
+    """What `action` takes the second time: the first also sets things up."""
+    action(*arguments)
+    began = time.monotonic()
+    action(*arguments)
+    return time.monotonic() - began
