@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.storage import LocalStore
 
 from napari_mlbseg.config import TrainingConfig
@@ -221,8 +221,13 @@ class JobFolder:
 
     def append_event(self, event: Event) -> None:
         """Append one line in one write, flushed to the operating system: it survives a killed process."""
-        with self.events_file.open("ab") as file:
-            file.write(to_json(event).encode() + b"\n")
+        line = to_json(event).encode() + b"\n"
+        with self.events_file.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed worker left half a line: it must not spoil this one
+                    line = b"\n" + line
+            file.write(line)
 
     def events(self) -> list[Event]:
         """All complete events so far."""
@@ -275,8 +280,11 @@ class EventReader:
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
         events: list[Event] = []
-        for line in complete.splitlines():
-            events.append(from_json(line))
+        for line in complete.split(b"\n")[:-1]:
+            try:
+                events.append(from_json(line))
+            except ValidationError:  # half a line of a worker that was killed, or news of a later version
+                continue
             if is_terminal(events[-1]):
                 self.ended = True
                 break

@@ -79,6 +79,7 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
         events = predict(
             task,
             model=previous.model_file,
+            device=task.config.device,
             results=results,
             stop=folder.cancel_file.exists,
             start=start,
