@@ -81,6 +81,8 @@ def _train(options: argparse.Namespace, start: float) -> int:
     volumes = training_volumes(options, initial_files)
     label_values = sorted({value for volume in volumes for value in volume.label_values})
     task = resolve_task([volume.volume for volume in volumes], config, class_values=label_values)
+    for note in (note for volume in volumes for note in volume.notes):
+        print(f"napari-mlbseg: {note}", file=sys.stderr)
     job = LocalJob.create(out, _with_time_to_write(task, start), previous=previous)
     return _run(job, volumes, TRAINED_FILES, slice_axis=options.slice_axis, config=config.model_dump(mode="json"))
 

@@ -130,6 +130,13 @@ class TrainingConfig(BaseModel):
         ge=0,
         le=100,
     )
+    initial_share: float = _field(
+        0.5,
+        "Initial labels",
+        "Share that interpolated or propagated labels keep in what is shown, soft at their outline; 0: none.",
+        ge=0,
+        lt=1,
+    )
     bootstrap_steps: int | None = _field(
         None, "Initial labels", "Steps of the bootstrap on clean slices. Empty: by its share of the time.", ge=0
     )
@@ -273,6 +280,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_size": 144,
         "initial_labels": "network",
         "shape_prior": False,
+        "initial_share": 0.0,
         "meta_gradient": "virtual",
         "pseudo_labels_from": "student",
         "supervised_loss": "ce",

@@ -47,6 +47,8 @@ class Pool:
         Normalised slices of each volume.
     initial : list of (ndarray or None)
         y^n of each volume as class indices (Z, Y, X); see `set_initial_labels`.
+    anchored : list of bool
+        Whether a volume's y^n was interpolated or propagated from its own clean slices.
     prior : ShapePrior
     """
 
@@ -56,6 +58,7 @@ class Pool:
         self._rng = generator
         self.stores = [SliceStore(volume, task.config.context, device) for volume in task.volumes]
         self.initial: list[np.ndarray | None] = [None] * len(task.volumes)
+        self.anchored = [False] * len(task.volumes)
         self.clean: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.clean_slices]
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
@@ -64,9 +67,12 @@ class Pool:
         self.prior = ShapePrior(task.config, task.n_classes, typical_reach(list(self._clean_labels.values())))
         self._prior_of = lru_cache(maxsize=_CACHED_PRIORS)(self._make_prior)
 
-    def set_initial_labels(self, labels: Sequence[np.ndarray | None]) -> None:
-        """y^n of each volume as class indices (Z, Y, X); None where they are not known yet."""
-        self.initial = list(labels)
+    def set_initial_labels(self, labels: Sequence[np.ndarray | None], anchored: Sequence[bool]) -> None:
+        """y^n of each volume as class indices (Z, Y, X); None where they are not known yet.
+
+        `anchored` says whether they were interpolated or propagated from the volume's own clean slices.
+        """
+        self.initial, self.anchored = list(labels), list(anchored)
         self._prior_of.cache_clear()
 
     def draw_clean(self, n: int, *, augment: bool) -> Batch:

@@ -16,6 +16,7 @@ from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
+from napari_mlbseg.engine.shape_prior import soft_labels
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
 from napari_mlbseg.events import Event, Preview, Progress, Stage
@@ -65,7 +66,7 @@ class Publisher:
         deadline = time.monotonic() + seconds
         predictor = Predictor(self.network, self.task.config, n_views=1)
         for number, z in self._order.previews():
-            yield self._show(number, [z], predictor([self._pool.network_input((number, z))]), stage)
+            yield self._show(number, [z], self._predicted(predictor, number, [z]), stage)
             if time.monotonic() > deadline:
                 break
         self.reserve_final(self._maps.visited)
@@ -87,7 +88,7 @@ class Publisher:
                 if self._schedule.remaining > 0:
                     self._visit([(number, z) for z in batch])
                 if trained:
-                    predicted = predictor([self._pool.network_input((number, z)) for z in batch])
+                    predicted = self._predicted(predictor, number, batch)
                 else:
                     predicted = self._initial_probability(number, batch)
                 yield self._show(number, batch, predicted, Stage.PREDICT)
@@ -135,6 +136,20 @@ class Publisher:
             stage=stage,
             seconds=self._schedule.seconds,
         )
+
+    def _predicted(self, predictor: Predictor, number: int, slices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Probability and agreement of slices; labels from the volume's own clean slices keep a share of the say.
+
+        They are one more, independent opinion: where the network errs, they mostly do not, and the other way round.
+        """
+        probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
+        share = self.task.config.initial_share
+        if share and self._pool.anchored[number]:
+            known = [self._pool.initial_slice((number, z)) for z in slices]
+            priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
+            soft = soft_labels(torch.stack(priors).to(probability.device))
+            probability = (1 - share) * probability + share * soft
+        return probability, agreement
 
     def _visit(self, keys: Sequence[Key]) -> None:
         """Weigh slices that no step saw whole, without learning from them."""

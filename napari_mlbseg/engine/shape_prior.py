@@ -18,9 +18,10 @@ from torch import Tensor
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import signed_distance
 
-__all__ = ["ShapePrior", "typical_reach"]
+__all__ = ["ShapePrior", "soft_labels", "typical_reach"]
 
 _LIMIT = 3.0  # distances are cut off at this many reaches
+_SOFTNESS = 0.35  # of an outline, in reaches
 _KNOTS = 6  # of the random bend, along each side of a patch
 
 
@@ -32,6 +33,12 @@ def typical_reach(planes: Sequence[np.ndarray]) -> float:
     areas = [int(np.count_nonzero(plane)) for plane in planes]
     radius = float(np.sqrt(np.median([area for area in areas if area] or [1]) / np.pi))
     return float(np.clip(0.2 * radius, 2.0, 20.0))
+
+
+def soft_labels(prior: Tensor) -> Tensor:
+    """Class probabilities of prior channels, (B, K - 1, Y, X) -> (B, K, Y, X): a half on an outline, soft beside it."""
+    logits = torch.cat([torch.zeros_like(prior[:, :1]), prior / _SOFTNESS], 1)
+    return logits.softmax(1)
 
 
 class ShapePrior:
@@ -56,8 +63,12 @@ class ShapePrior:
         """Prior channels (K - 1, Y, X) of class indices (Y, X); zero, which says nothing, for None."""
         if labels is None or not self.channels:
             return torch.zeros(self.channels, *shape, device=device)
-        distances = np.stack([signed_distance(labels == k) for k in range(1, self.channels + 1)])
-        return torch.from_numpy(np.clip(distances / self.reach, -_LIMIT, _LIMIT)).to(device)
+        return self.distances(labels, self.channels + 1).to(device)
+
+    def distances(self, labels: np.ndarray, n_classes: int) -> Tensor:
+        """Signed distances to the outline of each foreground class in reaches, cut off, (K - 1, Y, X)."""
+        distances = np.stack([signed_distance(labels == k) for k in range(1, n_classes)])
+        return torch.from_numpy(np.clip(distances / self.reach, -_LIMIT, _LIMIT))
 
     def doubted(self, prior: Tensor, generator: torch.Generator) -> Tensor:
         """Bend, shift and sometimes withhold the prior of each sample, (B, K - 1, H, W)."""

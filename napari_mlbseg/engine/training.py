@@ -73,9 +73,12 @@ class Training:
             for volume in self.task.volumes:
                 if volume.name in improved:
                     yield self._show_initial(volume, labels[volume.name])
-        self._pool.set_initial_labels([labels[volume.name] for volume in self.task.volumes])
-        sources = {self._source(volume, known, labels) for volume in self.task.volumes}
-        yield Metrics(values={"initial_labels": " and ".join(sorted(sources))})
+        sources = [self._source(volume, known, labels) for volume in self.task.volumes]
+        self._pool.set_initial_labels(
+            [labels[volume.name] for volume in self.task.volumes],
+            anchored=[source in ("interpolation", "propagation") for source in sources],
+        )
+        yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
 
     def bootstrap(self) -> Iterator[Event]:
         """Learn from the clean slices (and a little from initial labels that are known) until the weights take over.
@@ -164,7 +167,7 @@ class Training:
                 labels[z] = self.task.class_indices(volume.label_slice(z))
             found[number] = labels
             yield self._show_initial(volume, labels)
-        self._pool.set_initial_labels(found)
+        self._pool.set_initial_labels(found, self._pool.anchored)
 
     def _show_initial(self, volume: Volume, labels: np.ndarray | None) -> Event:
         return write_initial_labels(self._results, self.task, volume, labels, self._start)

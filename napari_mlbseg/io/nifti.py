@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,15 @@ from nibabel.spatialimages import HeaderDataError
 
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
 
-__all__ = ["NIFTI_SUFFIXES", "MAX_CHANNELS", "NiftiNative", "new_nifti_grid", "read_nifti", "write_nifti"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "MAX_CHANNELS",
+    "NiftiNative",
+    "new_nifti_grid",
+    "read_nifti",
+    "voxels_apart",
+    "write_nifti",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 #: A fourth axis of at most this length is taken for channels, a longer one for time.
@@ -79,6 +88,22 @@ def read_nifti(path: Path) -> ImageFile:
         native=NiftiNative(affine=image.affine, header=image.header.copy()),
         data=data,
     )
+
+
+def voxels_apart(a: FileGrid, b: FileGrid) -> float:
+    """How far apart two files place the same voxel at most, in voxels of the finest axis; 0 where one is no NIfTI.
+
+    Parameters
+    ----------
+    a, b : FileGrid
+        Of one shape.
+    """
+    if not (isinstance(a.native, NiftiNative) and isinstance(b.native, NiftiNative)):
+        return 0.0
+    last = [max(1, n) - 1 for n in a.stack_shape] + [0] * (3 - len(a.stack_shape))
+    corners = np.array([(*corner, 1) for corner in product(*((0, n) for n in last[:3]))])
+    apart = (corners @ (a.native.affine - b.native.affine).T)[:, :3]
+    return float(np.linalg.norm(apart, axis=1).max() / min(a.spacing))
 
 
 def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:

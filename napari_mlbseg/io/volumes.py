@@ -14,6 +14,7 @@ from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
+from napari_mlbseg.io.nifti import voxels_apart
 from napari_mlbseg.jobs.folder import JobFolder, safe_name, write_atomically
 from napari_mlbseg.task import TaskError, Volume
 
@@ -22,6 +23,8 @@ __all__ = ["PREDICTED_FILES", "TRAINED_FILES", "FileVolume", "load_volume", "wri
 #: Results of a prediction and of a training that are written as image files.
 PREDICTED_FILES = ("pseudo_labels", "probability", "view_agreement")
 TRAINED_FILES = ("pseudo_labels", "probability", "weight_initial", "weight_pseudo", "view_agreement")
+
+_APART = 0.5  # voxels; files that other programs have rounded differ by less
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +40,15 @@ class FileVolume:
         Axis of the file along which the volume's slices lie.
     label_values : tuple of int
         All label numbers in the label file but 0, on whatever slice.
+    notes : tuple of str
+        What is odd about the files but need not be wrong, a sentence each.
     """
 
     volume: Volume
     grid: FileGrid
     slice_axis: int
     label_values: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_volume(
@@ -84,8 +90,9 @@ def load_volume(
             )
         marks[z] = True
     shape = (n_slices, *slices.shape[-2:])
-    labels = np.zeros(shape, dtype=np.uint8) if labels_path is None else _labels_like(image, labels_path, axis)
-    given = None if initial_labels_path is None else _labels_like(image, initial_labels_path, axis)
+    files = [None if path is None else _labels_like(image, path) for path in (labels_path, initial_labels_path)]
+    painted, given = (None if file is None else to_slices(file, axis) for file in files)
+    labels = np.zeros(shape, dtype=np.uint8) if painted is None else painted
     return FileVolume(
         volume=Volume(
             name=image.name,
@@ -99,6 +106,9 @@ def load_volume(
         grid=image.grid,
         slice_axis=axis,
         label_values=tuple(int(value) for value in np.unique(labels) if value != 0),
+        notes=tuple(
+            _misplaced(image, file) for file in files if file is not None and voxels_apart(image, file) > _APART
+        ),
     )
 
 
@@ -166,8 +176,15 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
     write_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
-def _labels_like(image: ImageFile, path: str | Path, slice_axis: int) -> np.ndarray:
-    """Label numbers of a file that must fit `image`, slices first."""
+def _misplaced(image: ImageFile, labels: ImageFile) -> str:
+    return (
+        f"{labels.path} places its voxels elsewhere than {image.path} (their affines differ by "
+        f"{voxels_apart(image, labels):.3g} voxels): they are taken voxel by voxel, so check that they belong together."
+    )
+
+
+def _labels_like(image: ImageFile, path: str | Path) -> ImageFile:
+    """A file of label numbers, which must fit `image`."""
     labels = read_labels(path)
     if labels.stack_shape != image.stack_shape:
         raise TaskError(
@@ -178,7 +195,7 @@ def _labels_like(image: ImageFile, path: str | Path, slice_axis: int) -> np.ndar
         raise TaskError(
             f"The labels {path} hold the negative number {labels.data.min()}: label numbers start at 0, the background."
         )
-    return to_slices(labels, slice_axis)
+    return labels
 
 
 def _seconds_per_stage(events: Sequence[Event]) -> dict[str, float]:

@@ -98,7 +98,9 @@ class LocalJob:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                **_own_group(),
+                # outside our group, so that it outlives us and can be ended as a whole
+                start_new_session=sys.platform != "win32",
+                creationflags=_creation_flags(),
             )
         self._process = psutil.Process(self._popen.pid)
         self._state = JobState.RUNNING
@@ -175,11 +177,11 @@ class LocalJob:
             pass  # it ended between the look and the signal
 
 
-def _own_group() -> dict[str, object]:
-    """Arguments that start a process outside our group, so that it outlives us and can be ended as a whole."""
+def _creation_flags() -> int:
+    """On Windows: a group of its own and no console window. Other systems have no such flags."""
     if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    return 0
 
 
 def _living_worker(folder: JobFolder) -> psutil.Process | None:

@@ -70,6 +70,7 @@ class DockController:
         self._focus_is_news = False
         self._progress: progress | None = None
         self._closed = False
+        self._shadowed: Any = None
         self._timer = QTimer()
         self._timer.setInterval(_POLL_MILLISECONDS)
         self._connect()
@@ -296,7 +297,8 @@ class DockController:
             emitter.connect(self._on_view_moved)
         self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
         self.viewer.layers.events.removed.connect(self._on_layer_removed)
-        self.viewer.bind_key(SHORTCUT, self._on_key, overwrite=True)
+        self._shadowed = self.viewer.bind_key(SHORTCUT, None)  # that of another dock in this viewer
+        self.viewer.bind_key(SHORTCUT, self._on_key)
         self.session.round_started.connect(self._on_round_started)
         self.session.event_received.connect(self._on_event)
         self._timer.timeout.connect(self._on_tick)
@@ -307,13 +309,23 @@ class DockController:
             emitter.disconnect(self._on_view_moved)
         self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
-        self.viewer.bind_key(SHORTCUT, None, overwrite=True)
+        self._release_key()
         for image in {known.image for known in self._known}:
             image.events.name.disconnect(self._on_renamed)
         self.session.round_started.disconnect(self._on_round_started)
         self.session.event_received.disconnect(self._on_event)
         self._timer.timeout.disconnect(self._on_tick)
         QApplication.instance().aboutToQuit.disconnect(self.close)
+
+    def _release_key(self) -> None:
+        """Give the shortcut back to the dock that had it before, if that is still open."""
+        bound = self.viewer.bind_key(SHORTCUT, None)
+        if bound == self._on_key:
+            bound = self._shadowed
+            while isinstance(owner := getattr(bound, "__self__", None), DockController) and owner._closed:
+                bound = owner._shadowed
+        if bound is not None:
+            self.viewer.bind_key(SHORTCUT, bound)
 
     def _view_emitters(self) -> tuple[Any, ...]:
         dims = self.viewer.dims.events

@@ -33,6 +33,7 @@ _NAME = "phantom"
 _N_CLEAN = 5
 _SHAPE = (48, 112, 128)
 _WINDOW = (1440, 900)
+_TOLERANCE = 0.02  # by which the last Dice may lie below the first
 
 
 def run_demo(headless: bool, out: Path, seconds: float = 45.0) -> int:
@@ -50,7 +51,7 @@ def run_demo(headless: bool, out: Path, seconds: float = 45.0) -> int:
     Returns
     -------
     int
-        0, or 1 if the training failed.
+        0, or 1 if the training failed, made the first labels worse or touched what was painted.
     """
     import napari
 
@@ -133,8 +134,10 @@ def _perform(stage: _Stage, phantom: Phantom, out: Path) -> int:
     stage.dock.train.button.click()
     stage.play(lambda: results.is_available("pseudo_labels") or session.state is SessionState.IDLE, at_most=120)
     first_preview = time.monotonic() - start
+    first_dice = 0.0
     if results.is_available("pseudo_labels"):
-        print(f"first layers after {first_preview:.1f} s, Dice {_dice(stage, phantom):.3f} so far")
+        first_dice = _dice(stage, phantom)
+        print(f"first layers after {first_preview:.1f} s, Dice {first_dice:.3f} so far")
         stage.settle()
         _save(stage, out, "2-first-preview")
     ended = stage.play(lambda: session.state is SessionState.IDLE, at_most=600)
@@ -149,9 +152,21 @@ def _perform(stage: _Stage, phantom: Phantom, out: Path) -> int:
         _save(stage, out, f"{number}-{key.replace('_', '-')}")
     steps = getattr(outcome, "steps", 0)
     print(f"{steps} steps in {time.monotonic() - start:.1f} s on {len(stage.clean)} clean slices {stage.clean}")
-    print(f"Dice on the other {len(phantom.labels) - len(stage.clean)} slices: {_dice(stage, phantom):.3f}")
-    print(f"painted voxels unchanged: {np.array_equal(before, painted)}")
+    last_dice, unchanged = _dice(stage, phantom), np.array_equal(before, painted)
+    print(f"Dice on the other {len(phantom.labels) - len(stage.clean)} slices: {last_dice:.3f}")
+    print(f"painted voxels unchanged: {unchanged}")
     print(f"screenshots in {out.resolve()}")
+    return verdict(first_dice, last_dice, unchanged)
+
+
+def verdict(first_dice: float, last_dice: float, unchanged: bool) -> int:
+    """Exit code of a demonstration: 1, with the reason on stderr, where it did not show what it should."""
+    if last_dice < first_dice - _TOLERANCE:
+        print(f"the training made it worse: Dice {last_dice:.3f} after {first_dice:.3f}", file=sys.stderr)
+        return 1
+    if not unchanged:
+        print("the painted voxels were changed", file=sys.stderr)
+        return 1
     return 0
 
 
