@@ -223,6 +223,28 @@ def test_train_writes_results_in_the_space_of_the_image_and_a_report(files, work
     assert worker[0].folder.read_request().config.time_budget < 60  # writing the results takes time, too
 
 
+@pytest.mark.parametrize("option", ["--labels", "--initial-labels"])
+def test_labels_that_lie_elsewhere_are_told_but_taken(files, worker, monkeypatch, tmp_path, capsys, option):
+    monkeypatch.chdir(files)
+    moved = AFFINE.copy()
+    moved[2, 3] += 5
+    labels = nibabel.load(files / "scan_label.nii.gz")
+    nibabel.Nifti1Image(np.asarray(labels.dataobj), moved).to_filename(tmp_path / "moved.nii.gz")
+    assert cli.main(arguments({option: str(tmp_path / "moved.nii.gz"), "--out": str(tmp_path / "out")})) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("napari-mlbseg:")]
+    assert re.search(r"moved.nii.gz places its voxels elsewhere than scan.nii.gz .*2\.\d+ voxels.*check", line)
+
+
+def test_an_affine_that_is_only_rounded_is_not_told(files, worker, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(files)
+    labels = nibabel.load(files / "scan_label.nii.gz")
+    rounded = AFFINE + np.float32(1e-3)
+    nibabel.Nifti1Image(np.asarray(labels.dataobj), rounded).to_filename(tmp_path / "rounded.nii.gz")
+    words = {"--labels": str(tmp_path / "rounded.nii.gz"), "--out": str(tmp_path / "out")}
+    assert cli.main(arguments(words)) == 0
+    assert "elsewhere" not in capsys.readouterr().err
+
+
 def test_train_on_tiff_keeps_its_spacing(files, worker, monkeypatch, tmp_path):
     monkeypatch.chdir(files)
     out = tmp_path / "out"

@@ -34,6 +34,15 @@ def test_every_command_of_the_manifest_can_be_imported():
         assert callable(getattr(import_module(module), name)), command.id
 
 
+def test_every_action_of_the_dock_is_a_command_with_a_place_in_a_menu():
+    contributions = PluginManifest.from_file(MANIFEST).contributions
+    in_menus = {item.command for items in contributions.menus.values() for item in items}
+    assert set(contributions.menus) == {"napari/layers/segment", "napari/layers/annotate"}
+    for name in import_module("napari_mlbseg.viewer.commands").__all__:
+        assert f"napari-mlbseg.{name}" in {command.id for command in contributions.commands}
+        assert f"napari-mlbseg.{name}" in in_menus
+
+
 def test_no_qt_binding_is_required():
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")

@@ -109,7 +109,7 @@ class WrappedLabel(QLabel):
         self._fit()
 
     def _fit(self) -> None:
-        self.setFixedHeight(self.heightForWidth(self.width()))
+        self.setFixedHeight(max(0, self.heightForWidth(self.width())))  # -1 without text
 
 
 def hint(text: str) -> WrappedLabel:

@@ -434,6 +434,30 @@ def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     assert session.current_round.job.cancelled
 
 
+def test_napari_can_run_every_command_of_the_dock(make_napari_viewer, image):
+    from napari._app_model import get_app_model
+
+    from napari_mlbseg.viewer import commands
+
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    for name in commands.__all__:
+        get_app_model().injection_store.inject(getattr(commands, name))()
+    assert "heart annotation" in viewer.layers
+
+
+@pytest.mark.parametrize("first_goes_first", [False, True])
+def test_of_two_docks_the_one_that_stays_has_the_shortcut(open_dock, make_napari_viewer, image, first_goes_first):
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    docks = [open_dock(viewer)[1] for _ in range(2)]
+    gone, stays = docks if first_goes_first else reversed(docks)
+    gone.controller.close()
+    assert list(viewer.keymap.values()) == [stays.controller._on_key]
+    stays.controller.close()
+    assert not viewer.keymap
+
+
 def test_tab_goes_through_the_panels_from_top_to_bottom(heart):
     _, dock, _ = heart
     in_order = [
