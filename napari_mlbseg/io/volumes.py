@@ -161,7 +161,7 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
         "reason": outcome.reason if isinstance(outcome, Finished) else None,
         "error": outcome.message if isinstance(outcome, Failed) else None,
         "version": __version__,
-        "device": started.device if started else None,
+        "device": metrics.get("device") or (started.device if started else None),
         "seed": request.config.seed,
         "class_values": request.class_values,
         "steps": getattr(outcome, "steps", 0),

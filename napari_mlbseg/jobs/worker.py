@@ -19,31 +19,48 @@ from pathlib import Path
 import psutil
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, Failed, Progress, Stage, is_terminal
+from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["main"]
 
 _HEARTBEAT_SECONDS = 1.0
+_LOOK_SECONDS = 0.2  # between two looks for a cancel
+_ANSWER_SECONDS = 1.4  # that the training has to answer a cancel by itself
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job in the folder given as the only argument; 0 unless it failed."""
     start = time.monotonic()
     folder = JobFolder((arguments or sys.argv[1:])[0])
-    _beat(folder)
-    last: Event | None = None
+    voice = _Voice(folder)
+    threading.Thread(target=_beat, args=(folder, voice, start), name="heartbeat", daemon=True).start()
     try:
         request = folder.read_request()
         _be_modest(request.threads)
-        for last in _run(folder, request, start):
-            folder.append_event(last)
+        for event in _run(folder, request, start):
+            voice.say(event)
     except Exception as error:  # the one place where any failure becomes the job's last word
         traceback.print_exc()
-        last = _failure(error, folder)
-        folder.append_event(last)
-    return 0 if last is not None and not isinstance(last, Failed) else 1
+        voice.say(_failure(error, folder))
+    return 1 if isinstance(voice.last, Failed) else 0
+
+
+class _Voice:
+    """Appends events; after a terminal one it is silent, whichever thread spoke it."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self.last: Event | None = None
+
+    def say(self, event: Event) -> None:
+        """Append `event` unless the job has had its last word."""
+        with self._lock:
+            if self.last is None or not is_terminal(self.last):
+                self._folder.append_event(event)
+                self.last = event
 
 
 def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
@@ -103,17 +120,26 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             return
 
 
-def _beat(folder: JobFolder) -> None:
-    """Rewrite the heartbeat from a daemon thread for as long as this process lives."""
-    beat = json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time()})
+def _beat(folder: JobFolder, voice: _Voice, start: float) -> None:
+    """Rewrite the heartbeat for as long as this process lives, and answer a cancel that nobody else answers.
 
-    def loop() -> None:
-        while True:
+    The training answers between two steps. While it cannot (it imports torch, or computes a very long step), this
+    thread ends the process: every slice in the results is whole, old or new.
+    """
+    beat = json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time()})
+    next_beat = asked = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= next_beat:
             with suppress(OSError):  # a full disk must not end the training; the next beat may succeed
                 write_atomically(folder.heartbeat_file, beat)
-            time.sleep(_HEARTBEAT_SECONDS)
-
-    threading.Thread(target=loop, name="heartbeat", daemon=True).start()
+            next_beat = now + _HEARTBEAT_SECONDS
+        if folder.cancel_file.exists():
+            asked = asked or now
+            if now - asked > _ANSWER_SECONDS:
+                voice.say(Cancelled(seconds=now - start))
+                os._exit(0)
+        time.sleep(_LOOK_SECONDS)
 
 
 def _be_modest(threads: int | None) -> None:
