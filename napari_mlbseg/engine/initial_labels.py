@@ -23,6 +23,7 @@ __all__ = [
     "clean_labels",
     "decide",
     "held_out_dice",
+    "index_dtype",
     "interpolate",
     "is_interpolable",
     "known_labels",
@@ -69,14 +70,14 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
 
     Returns
     -------
-    ndarray of int64, (len(wanted), Y, X)
+    ndarray of int, (len(wanted), Y, X)
 
     Notes
     -----
     Raya and Udupa, "Shape-based interpolation of multidimensional objects", 1990.
     """
     distances = [class_distances(plane, n_classes) for plane in labels]
-    filled = np.zeros((len(wanted), *labels.shape[1:]), np.int64)
+    filled = np.zeros((len(wanted), *labels.shape[1:]), index_dtype(n_classes))
     for out, z in zip(filled, wanted, strict=True):
         right = int(np.searchsorted(clean, z))
         if right < len(clean) and clean[right] == z:
@@ -113,12 +114,19 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     clean = volume.clean_slices
     truth = clean_labels(task, volume)
     if source in ("given", "auto") and volume.initial_labels is not None:
-        filled = np.stack([task.class_indices(np.asarray(volume.initial_labels[z])) for z in range(volume.n_slices)])
+        filled = np.empty(volume.shape, index_dtype(task.n_classes))
+        for z in range(volume.n_slices):
+            filled[z] = task.class_indices(np.asarray(volume.initial_labels[z]))
         filled[list(clean)] = truth
         return filled
     if source in ("interpolation", "propagation", "auto") and is_interpolable(volume):
         return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
     return None
+
+
+def index_dtype(n_classes: int) -> np.dtype:
+    """Smallest integer type for class indices: a stack of them may be as large as the image."""
+    return np.min_scalar_type(n_classes - 1)
 
 
 def is_interpolable(volume: Volume) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_mlbseg.engine.initial_labels import (
     clean_labels,
     decide,
     held_out_dice,
+    index_dtype,
     interpolate,
     is_interpolable,
 )
@@ -30,6 +32,7 @@ _FINEST = 1  # level at which the pyramid ends: half resolution is as accurate o
 _WARPS = 3  # linearisations on each level
 _DAMPING = 1e-2  # of the least squares, relative to the image's mean squared gradient
 _BATCH_PIXELS = 2**21  # pixels of all pairs that are registered together: bounds the memory
+_MOST_VOXELS = 2**27  # larger volumes keep interpolated labels: displacements take 16 bytes a voxel
 _MARGIN = 24  # pixels around the labels that take part in the registration
 
 
@@ -142,9 +145,9 @@ class SliceMotion:
 
         Returns
         -------
-        ndarray of int64, (Z, Y, X)
+        ndarray of int, (Z, Y, X)
         """
-        filled = np.zeros(self.volume.shape, np.int64)
+        filled = np.zeros(self.volume.shape, index_dtype(n_classes))
         filled[list(clean)] = labels
         here = self._region
         if here is None:
@@ -174,7 +177,7 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
     scores : dict of str to float
         Held-out Dice of both sources, where they were compared.
     """
-    usable = [v for v in task.volumes if is_interpolable(v) and (source == "propagation" or v.initial_labels is None)]
+    usable = [v for v in task.volumes if _is_propagable(v, source)]
     motions = [SliceMotion(volume, clean_labels(task, volume)) for volume in usable]
     scores: dict[str, list[float]] = {"interpolation": [], "propagation": []}
     if source == "auto":
@@ -191,6 +194,12 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
         )
         for motion in motions
     }, means
+
+
+def _is_propagable(volume: Volume, source: InitialLabelSource) -> bool:
+    """Whether labels of the volume are wanted by propagation, and its displacements fit into memory."""
+    fits = math.prod(volume.shape) <= _MOST_VOXELS
+    return is_interpolable(volume) and fits and (source == "propagation" or volume.initial_labels is None)
 
 
 def _interpolating(task: SegmentationTask) -> Filler:

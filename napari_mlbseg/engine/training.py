@@ -10,6 +10,7 @@ import torch
 
 from napari_mlbseg.engine.checkpoint import Model, save_model, warm_start
 from napari_mlbseg.engine.devices import describe_device, find_device
+from napari_mlbseg.engine.initial_labels import index_dtype
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
 from napari_mlbseg.engine.networks import build_network
@@ -159,7 +160,7 @@ class Training:
         for number, volume in enumerate(self.task.volumes):
             if found[number] is not None:
                 continue
-            labels = np.zeros(volume.shape, np.int64)
+            labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
             for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
                 probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
                 labels[batch] = probability.argmax(1).cpu().numpy()

@@ -79,7 +79,7 @@ def test_between_classes_that_touch_no_gap_opens():
 
 def test_what_is_missing_on_one_slice_shrinks_on_the_way():
     labels = np.stack([disc(8), 0 * disc(8)]).astype(int)
-    areas = interpolate(labels, [0, 8], range(9), 2).sum((1, 2))
+    areas = interpolate(labels, [0, 8], range(9), 2).sum((1, 2), dtype=int)
     assert areas[0] > areas[2] > areas[3] > 0
     assert (np.diff(areas) <= 0).all()
     assert areas[8] == 0

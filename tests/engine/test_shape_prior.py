@@ -1,0 +1,93 @@
+"""The shape prior: an outline that the network sees, and doubts in training."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.shape_prior import ShapePrior, soft_labels, typical_reach
+
+CPU = torch.device("cpu")
+
+
+def disc(radius: float, side: int = 64) -> np.ndarray:
+    y, x = np.indices((side, side)) - side // 2
+    return (y**2 + x**2 <= radius**2).astype(np.int64)
+
+
+def prior_of(labels: np.ndarray | None, n_classes: int = 2, **changes: object) -> torch.Tensor:
+    prior = ShapePrior(TrainingConfig(**changes), n_classes, reach=4.0)
+    return prior(labels, (64, 64), CPU)
+
+
+def test_reach_is_a_fifth_of_the_radius() -> None:
+    assert typical_reach([disc(20), np.zeros((64, 64), int)]) == pytest.approx(4.0, abs=0.1)
+
+
+def test_reach_is_bounded_for_specks_and_for_nothing() -> None:
+    assert typical_reach([]) == typical_reach([disc(1)]) == 2.0
+
+
+def test_prior_is_positive_inside_and_negative_outside_in_units_of_reach() -> None:
+    prior = prior_of(disc(20))
+    assert prior.shape == (1, 64, 64)
+    assert prior[0, 32, 32] == 3.0  # 20 pixels deep, cut off at 3 reaches of 4
+    assert prior[0, 32, 32 + 16] == pytest.approx(4.5 / 4, abs=0.26)
+    assert prior[0, 0, 0] == -3.0
+
+
+def test_prior_has_a_channel_for_each_foreground_class() -> None:
+    labels = disc(20)
+    labels[:, :32] *= 3
+    prior = prior_of(labels, n_classes=4)
+    assert prior.shape == (3, 64, 64)
+    assert prior[0, 32, 44] > 0 > prior[2, 32, 44]
+    assert prior[2, 32, 20] > 0 > prior[0, 32, 20]
+    assert (prior[1] == -3).all()
+
+
+def test_unknown_labels_say_nothing() -> None:
+    assert (prior_of(None) == 0).all()
+
+
+def test_without_shape_prior_there_are_no_channels() -> None:
+    assert prior_of(disc(20), shape_prior=False).shape == (0, 64, 64)
+
+
+def test_doubt_moves_the_outline_about_as_far_as_asked() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prior = ShapePrior(TrainingConfig(prior_doubt=1.0, prior_dropout=0.0), 2, reach=4.0)
+    straight = prior(disc(20), (64, 64), CPU).expand(64, 1, 64, 64)
+    moved = (prior.doubted(straight, generator) - straight).abs()[straight.abs() < 0.3] * 4.0  # pixels at the outline
+    assert 0.5 < float(moved.mean()) < 4.0
+
+
+def test_no_doubt_leaves_the_prior_as_it_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prior = ShapePrior(TrainingConfig(prior_doubt=0.0, prior_dropout=0.0), 2, reach=4.0)
+    straight = prior(disc(20), (64, 64), CPU)[None]
+    torch.testing.assert_close(prior.doubted(straight, generator), straight, atol=1e-4, rtol=0)
+
+
+def test_dropout_withholds_the_prior_of_about_its_share_of_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prior = ShapePrior(TrainingConfig(prior_doubt=0.0, prior_dropout=0.25), 2, reach=4.0)
+    shown = prior.doubted(torch.ones(400, 1, 8, 8), generator)
+    withheld = (shown == 0).all((1, 2, 3)).float().mean()
+    assert 0.18 < float(withheld) < 0.32
+
+
+def test_same_seed_same_doubt() -> None:
+    prior = ShapePrior(TrainingConfig(), 2, reach=4.0)
+    straight = prior(disc(20), (64, 64), CPU)[None]
+    first, second = (prior.doubted(straight, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_soft_labels_are_probabilities_that_follow_the_labels() -> None:
+    labels = disc(20)
+    labels[:, :32] *= 2
+    soft = soft_labels(prior_of(labels, n_classes=3)[None])
+    torch.testing.assert_close(soft.sum(1), torch.ones(1, 64, 64))
+    assert (soft.argmax(1)[0].numpy() == labels).mean() > 0.99
+    assert 0.4 < float(soft[0, 1, 32, 51]) < 0.8  # near the outline it is undecided

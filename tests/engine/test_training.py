@@ -1,0 +1,228 @@
+"""The training as a whole, on a small synthetic stack."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.checkpoint import load_model
+from napari_mlbseg.engine.predict import Predictor, predict_volume
+from napari_mlbseg.engine.results import MemoryResults
+from napari_mlbseg.engine.train import train
+from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Stage, is_terminal
+from napari_mlbseg.task import SegmentationTask, TaskError, Volume, resolve_task
+
+CLEAN = (2, 7, 12)
+
+
+def stack(name: str = "stack", *, n_slices: int = 15, channels: int = 0, classes: int = 1, seed: int = 0) -> Volume:
+    """A bright ball (its left half of class 7 where there are two) in noise, three slices of it clean."""
+    z, y, x = np.indices((n_slices, 40, 44))
+    ball = (2.2 * (z - 7)) ** 2 + (y - 20) ** 2 + (x - 22) ** 2 < 15**2
+    labels = ball.astype(np.uint8)
+    if classes == 2:
+        labels[ball & (x < 22)] = 7
+    rng = np.random.default_rng(seed)
+    image = (100 + 80 * ball + 30 * (labels == 7) + rng.normal(0, 12, ball.shape)).astype(np.float32)
+    clean = np.zeros(n_slices, bool)
+    clean[list(CLEAN)] = True
+    if channels:
+        image = np.stack([image] * channels, 1)
+    return Volume(name, image, labels, clean)
+
+
+def config(**changes: object) -> TrainingConfig:
+    small = {"features": (8, 16, 16), "time_budget": None, "bootstrap_steps": 3, "steps": 2, "patch_size": 48}
+    return TrainingConfig.from_preset("quick", **{**small, **changes})
+
+
+def run(task: SegmentationTask, **options: object) -> tuple[MemoryResults, list[Event]]:
+    results = MemoryResults(task)
+    return results, list(train(task, "cpu", results=results, **options))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def test_same_seed_same_result_to_the_last_bit() -> None:
+    task = resolve_task([stack()], config())
+    first, second = run(task)[0]["stack"], run(task)[0]["stack"]
+    for name, array in first.items():
+        assert np.array_equal(array, second[name]), name
+
+
+def test_another_seed_another_result() -> None:
+    first = run(resolve_task([stack()], config()))[0]["stack"]
+    other = run(resolve_task([stack()], config(seed=1)))[0]["stack"]
+    assert not np.array_equal(first["probability"], other["probability"])
+
+
+def test_events_begin_with_started_and_end_with_one_terminal_event() -> None:
+    _, events = run(resolve_task([stack()], config()))
+    assert events[0].type == "started"
+    assert [is_terminal(event) for event in events].index(True) == len(events) - 1
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason is FinishReason.STEPS
+    assert events[-1].steps == 5
+
+
+def test_every_slice_of_every_array_is_written_and_announced() -> None:
+    task = resolve_task([stack()], config())
+    results, events = run(task)
+    announced = {z for e in events if isinstance(e, Preview) and e.stage is Stage.PREDICT for z in e.slices}
+    assert announced == set(range(15))
+    arrays = results["stack"]
+    torch.testing.assert_close(
+        torch.from_numpy(arrays["probability"].astype(np.float32)).sum(1), torch.ones(15, 40, 44), atol=2e-3, rtol=0
+    )
+    assert all(arrays["view_agreement"][z].max() > 0 for z in range(15))
+    assert all((arrays["weight_initial"][z] + arrays["weight_pseudo"][z]).max() > 0 for z in range(15))
+
+
+def test_clean_slices_keep_the_users_labels_and_numbers() -> None:
+    volume = stack(classes=2)
+    results, _ = run(resolve_task([volume], config()))
+    for z in CLEAN:
+        assert np.array_equal(results["stack"]["pseudo_labels"][z], volume.labels[z])
+    assert set(np.unique(results["stack"]["pseudo_labels"])) <= {0, 1, 7}
+
+
+def test_it_learns() -> None:
+    volume = stack()
+    results, _ = run(resolve_task([volume], config(bootstrap_steps=60, steps=10)))
+    others = ~volume.clean
+    assert dice(results["stack"]["pseudo_labels"][others] > 0, volume.labels[others] > 0) > 0.93
+
+
+def test_the_first_labels_are_there_before_torch_is_asked_for_anything() -> None:
+    task = resolve_task([stack()], config(initial_labels="interpolation"))
+    results = MemoryResults(task)
+    for event in train(task, "no such device", results=results):
+        if isinstance(event, Preview):
+            break
+    assert event.stage is Stage.INITIAL_LABELS
+    assert results["stack"]["pseudo_labels"][4].any()
+
+
+def test_a_device_that_is_not_there_is_said_in_a_sentence() -> None:
+    task = resolve_task([stack()], config())
+    with pytest.raises(TaskError, match="'tpu' is not there: choose"):
+        list(train(task, "tpu"))
+
+
+def test_stop_ends_with_cancelled_and_keeps_what_there_is(tmp_path: Path) -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    task = resolve_task([stack()], config(bootstrap_steps=50))
+    results, events = run(task, stop=stop, save_to=tmp_path / "model.safetensors")
+    assert isinstance(events[-1], Cancelled)
+    assert 0 < events[-1].steps < 50
+    assert results["stack"]["pseudo_labels"][5].any()
+    assert load_model(tmp_path / "model.safetensors").class_values == (0, 1)
+
+
+def test_the_slice_in_view_is_previewed_first() -> None:
+    task = resolve_task([stack()], config(steps=3, preview_interval=0.2, initial_labels="interpolation"))
+    _, events = run(task, focus=lambda: ("stack", 9))
+    previews = [e for e in events if isinstance(e, Preview) and e.stage is Stage.PREDICT]
+    assert 9 in previews[0].slices
+
+
+def test_network_labels_are_predicted_for_a_volume_without_clean_slices() -> None:
+    second = stack("second", seed=1)
+    second = Volume("second", second.image, second.labels, np.zeros(15, bool))
+    task = resolve_task([stack(), second], config(bootstrap_steps=60, steps=2))
+    results, events = run(task)
+    sources = [e.values["initial_labels"] for e in events if isinstance(e, Metrics) and "initial_labels" in e.values]
+    assert sources == ["network and propagation"]
+    assert dice(results["second"]["pseudo_labels"] > 0, second.labels > 0) > 0.6
+
+
+def test_unrelated_slices_are_bootstrapped_by_the_network_alone() -> None:
+    volume = stack()
+    volume = Volume("stack", volume.image, volume.labels, volume.clean, independent_slices=True)
+    _, events = run(resolve_task([volume], config()))
+    assert any(isinstance(e, Metrics) and e.values.get("initial_labels") == "network" for e in events)
+
+
+def test_given_labels_are_the_initial_labels() -> None:
+    volume = stack()
+    given = np.roll(volume.labels, 3, axis=2)
+    task = resolve_task([Volume("stack", volume.image, volume.labels, volume.clean, initial_labels=given)], config())
+    results, _ = run(task)
+    others = ~volume.clean
+    assert np.array_equal(results["stack"]["initial_labels"][others], given[others])
+
+
+def test_without_a_step_the_initial_labels_stand() -> None:
+    task = resolve_task([stack()], config(bootstrap_steps=0, steps=0))
+    results, events = run(task)
+    assert events[-1].reason is FinishReason.NOTHING_TO_TRAIN
+    assert np.array_equal(results["stack"]["pseudo_labels"], results["stack"]["initial_labels"])
+
+
+def test_all_slices_clean_still_trains_and_ends() -> None:
+    volume = stack()
+    task = resolve_task([Volume("stack", volume.image, volume.labels, np.ones(15, bool))], config())
+    _, events = run(task)
+    assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_slices_without_a_number_do_no_harm(hole: float) -> None:
+    volume = stack()
+    volume.image[5] = hole
+    volume.image[9, :20] = hole
+    results, _ = run(resolve_task([volume], config()))
+    assert all(np.isfinite(array).all() for array in results["stack"].values())
+
+
+def test_channels_and_context(tmp_path: Path) -> None:
+    volume = stack(channels=3)
+    task = resolve_task([volume], config(context=1))
+    run(task, save_to=tmp_path / "model.safetensors")
+    predicted = predict_volume(tmp_path / "model.safetensors", volume, "cpu")
+    assert predicted["probability"].shape == (15, 2, 40, 44)
+
+
+def test_the_paper_preset_trains() -> None:
+    paper = TrainingConfig.from_preset("paper", features=(4, 8, 8, 8, 8), bootstrap_steps=2, steps=2, patch_size=48)
+    _, events = run(resolve_task([stack()], paper))
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_warm_start_goes_on_from_the_model(tmp_path: Path) -> None:
+    volume = stack()
+    run(resolve_task([volume], config(bootstrap_steps=60)), save_to=tmp_path / "model.safetensors")
+    cold = resolve_task([volume], config(bootstrap_steps=1, steps=0, initial_share=0.0))
+    warm = resolve_task([volume], config(bootstrap_steps=0, steps=0, initial_share=0.0))
+    before, _ = run(cold)
+    after, events = run(warm, warm_start=tmp_path / "model.safetensors")
+    assert any(isinstance(e, Metrics) and e.values.get("warm_start") == 1 for e in events)
+    others = ~volume.clean
+    scores = [dice(r["stack"]["pseudo_labels"][others] > 0, volume.labels[others] > 0) for r in (before, after)]
+    assert scores[1] > max(0.8, scores[0] + 0.1)
+
+
+def test_a_model_of_other_classes_is_no_warm_start(tmp_path: Path) -> None:
+    run(resolve_task([stack(classes=2)], config()), save_to=tmp_path / "model.safetensors")
+    _, events = run(resolve_task([stack()], config()), warm_start=tmp_path / "model.safetensors")
+    assert any(isinstance(e, Metrics) and e.values.get("warm_start") == 0 for e in events)
+
+
+def test_tiles_agree_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away from its borders, a tile of a convolutional network without norm layers says what the whole slice says."""
+    whole = Predictor(torch.nn.Conv2d(1, 2, 3, padding=1), config(shape_prior=False), n_views=1)
+    image = torch.randn(1, 96, 96, generator=torch.Generator().manual_seed(0))
+    expected, _ = whole([image])
+    monkeypatch.setattr("napari_mlbseg.engine.predict._WHOLE_SIDE", 64)
+    tiled, _ = whole([image])
+    torch.testing.assert_close(tiled[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=0.05, rtol=0)
+    assert not torch.equal(tiled, expected)
