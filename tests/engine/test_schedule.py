@@ -78,10 +78,21 @@ def test_the_final_pass_has_its_time_and_some_more(clock):
 
 def test_a_budget_that_is_gone_before_the_training_ends_it(clock):
     schedule = make(clock, time_budget=60)
+    clock.now += 61
     schedule.begin_training()
-    schedule.reserve(100)
+    assert schedule.remaining < 0
     assert schedule.bootstrap_is_over(0)
     assert schedule.finish_reason(0) is FinishReason.TIME
+
+
+def test_a_final_pass_that_takes_longer_than_all_leaves_time_to_train(clock):
+    schedule = make(clock, time_budget=60)
+    schedule.begin_training()
+    schedule.reserve(100)
+    clock.now += 30
+    assert not schedule.training_is_over(0)
+    clock.now += 15
+    assert schedule.training_is_over(0)
 
 
 def test_without_any_budget_it_lasts_as_in_the_paper(clock):

@@ -18,12 +18,11 @@ from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 
 STUB = """
-import json, os, signal, sys, time
+import json, os, psutil, signal, sys, time
 from napari_mlbseg.events import *
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.worker import _beat
 folder = JobFolder(sys.argv[1])
-_beat(folder)
+folder.heartbeat_file.write_text(json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time()}))
 folder.append_event(Started(device="CPU", seed=0, pid=os.getpid()))
 """
 

@@ -189,6 +189,7 @@ def test_who_attaches_to_a_job_that_ended_reads_how(stub_worker, new_job):
     job = new_job()
     job.start()
     events = list(job.events(0.02))
+    job._popen.wait()
     other = LocalJob.attach(job.folder.path)
     assert other.pid is None
     assert other.poll() == events

@@ -30,7 +30,7 @@ def attempts(monkeypatch):
 
     monkeypatch.setattr(worker, "_attempt", attempt)
     monkeypatch.setattr(worker, "_be_modest", lambda threads: None)
-    monkeypatch.setattr(worker, "_beat", lambda folder: None)
+    monkeypatch.setattr(worker, "_beat", lambda *_: None)
     return errors, configs
 
 
