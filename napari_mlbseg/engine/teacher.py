@@ -24,7 +24,8 @@ class MeanTeacher:
     """
 
     def __init__(self, student: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        # in evaluation mode: its running statistics are averages of the student's, not of its own batches
+        self.network = copy.deepcopy(student).requires_grad_(False).eval()
         self.decay = decay
         self.step = 0
 
