@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -132,7 +133,10 @@ class LocalJob:
         if self._state is JobState.RUNNING:
             self._state = JobState.CANCELLING
             self._cancelled_at = time.monotonic()
-            self.folder.cancel_file.touch()
+            try:
+                self.folder.cancel_file.touch()
+            except OSError:  # a full disk: it cannot be asked, so it is ended
+                self._cancelled_at -= _GRACE_SECONDS
 
     def kill(self) -> None:
         """End the worker at once; the next `poll` says so."""
@@ -140,7 +144,8 @@ class LocalJob:
 
     def look_at(self, volume: str, z: int) -> None:
         """Tell the worker which slice the user looks at."""
-        write_atomically(self.folder.focus_file, json.dumps({"volume": volume, "slice": int(z)}))
+        with suppress(OSError):  # on a full disk it goes on in the order that it knows
+            write_atomically(self.folder.focus_file, json.dumps({"volume": volume, "slice": int(z)}))
 
     def _is_alive(self) -> bool:
         if self._popen is not None:
@@ -153,7 +158,8 @@ class LocalJob:
         event: Event = explain_death(returncode, self.folder.log_tail())
         if self._cancelled_at is not None:  # it was asked to stop, and ended by us because it did not answer
             event = Cancelled()
-        self.folder.append_event(event)
+        with suppress(OSError):  # on a full disk this process knows, if no later one does
+            self.folder.append_event(event)
         return event
 
     def _press(self, waited: float) -> None:

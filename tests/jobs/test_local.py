@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
-from napari_mlbseg.events import Cancelled, Failed, Finished, Preview, Started, is_terminal
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Started, is_terminal
 from napari_mlbseg.jobs import local
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.task import resolve_task
 
 FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
 OBEY = """
@@ -268,3 +271,53 @@ def test_the_real_worker_trains(new_job, task, tmp_path):
     assert abs(results["probability"][:].sum(1) - 1).max() < 0.01
     assert results["weight_initial"][:].max() > 0
     assert job.folder.model_file.exists()
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_on_a_full_disk_a_death_is_still_explained(stub_worker, new_job, monkeypatch):
+    stub_worker("os._exit(3)")
+    job = new_job()
+    job.start()
+    monkeypatch.setattr(job.folder, "append_event", no_space)
+    assert isinstance(list(job.events(0.02))[-1], Failed)
+
+
+@no_windows
+def test_on_a_full_disk_a_cancel_ends_the_worker(stub_worker, new_job, monkeypatch):
+    stub_worker(WAIT)
+    job = started(new_job())
+    monkeypatch.setattr(type(job.folder.cancel_file), "touch", no_space)
+    began = time.monotonic()
+    job.cancel()
+    assert isinstance(list(job.events(0.02))[-1], Cancelled)
+    assert time.monotonic() - began < local._GRACE_SECONDS
+
+
+def test_on_a_full_disk_looking_elsewhere_does_no_harm(stub_worker, new_job, monkeypatch):
+    stub_worker(WAIT)
+    job = started(new_job())
+    monkeypatch.setattr(local, "write_atomically", no_space)
+    job.look_at("heart", 3)
+    assert not job.folder.focus_file.exists()
+    job.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["initial labels", "train"])
+def test_a_cancel_is_answered_within_two_seconds_and_keeps_the_results(when, task, tmp_path):
+    """Early, while torch is being imported and no step can answer, and between the steps of a training."""
+    config = TrainingConfig.from_preset("quick", time_budget=120, bootstrap_steps=1, features=(8, 16))
+    job = LocalJob.create(tmp_path / "job", resolve_task(list(task.volumes), config), threads=1)
+    job.start()
+    for event in job.events(0.02):
+        if isinstance(event, Preview if when == "initial labels" else Losses) and event.stage == when:
+            break
+    asked = time.monotonic()
+    job.cancel()
+    last = list(job.events(0.02))[-1]
+    assert isinstance(last, Cancelled)
+    assert time.monotonic() - asked < 2.5  # two seconds, and a busy machine's hesitation
+    assert np.asarray(job.folder.results("heart")["pseudo_labels"][1]).any()
