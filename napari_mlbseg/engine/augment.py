@@ -44,12 +44,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """A slice from which a patch is taken: image (C, Y, X), prior (K - 1, Y, X), labels (Y, X) int, patch centre."""
+    """A slice, or a part of it, from which a patch is taken.
+
+    Attributes
+    ----------
+    image : Tensor, (C, Y, X)
+    prior : Tensor, (K - 1, Y, X)
+    labels : Tensor, (Y, X)
+        Class indices.
+    centre : tuple of int
+        Row and column of the patch's middle, counted in these arrays.
+    origin : tuple of int
+        Row and column of these arrays' first pixel on the slice.
+    """
 
     image: Tensor
     prior: Tensor
     labels: Tensor
     centre: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
 
 
 class Sampler:
@@ -81,7 +94,7 @@ class Sampler:
             patches.append(pad_to(here, rows, columns))
             missing = (0, columns - here.shape[-1], 0, rows - here.shape[-2])
             masks.append(F.pad(torch.ones_like(here[:1]), missing))
-            corners.append((top, left))
+            corners.append((sample.origin[0] + top, sample.origin[1] + left))
         image, prior, labels = self._parts(torch.stack(patches), samples[0])
         return Batch(image, prior, labels, torch.stack(masks), corners)
 
@@ -95,16 +108,6 @@ class Sampler:
             masks.append((grid.abs() <= 1).all(-1).to(stack.dtype))
         image, prior, labels = self._parts(torch.stack(patches), samples[0])
         return Batch(self._recoloured(image), prior, labels, torch.stack(masks), [])
-
-    def centre(self, label: Tensor, on_foreground: float) -> tuple[int, int]:
-        """A pixel to put a patch around: with probability `on_foreground` one of the foreground, else any."""
-        if self._uniform(0, 1) < on_foreground:
-            candidates = torch.nonzero(label)
-            if len(candidates):
-                pick = int(torch.randint(len(candidates), (), generator=self._rng))
-                return int(candidates[pick, 0]), int(candidates[pick, 1])
-        height, width = label.shape
-        return int(self._uniform(0, height)), int(self._uniform(0, width))
 
     # -- geometry ------------------------------------------------------------------------------------------------
 

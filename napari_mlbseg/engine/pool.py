@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ __all__ = ["Drawn", "Key", "Pool"]
 
 Key = tuple[int, int]  # number of the volume, and the slice
 _CACHED_PRIORS = 256
+_REACH = 1.6  # sides of what a turned, shrunken and bent patch shows, in sides of the patch
 _ON_FOREGROUND = 0.7  # share of the patches that are put around a pixel of the foreground
 
 
@@ -89,7 +91,7 @@ class Pool:
         """One whole slice with its initial labels, padded to what the network takes."""
         divisor = size_divisor(self.task.config)
         rows, columns = (max(round_up(side, divisor), 2 * divisor) for side in self.task.volumes[key[0]].slice_shape)
-        return Sampler((rows, columns), self.task.n_classes, self._rng).plain([self._sample(key)])
+        return Sampler((rows, columns), self.task.n_classes, self._rng).plain([self._sample(key, whole=True)])
 
     def doubted(self, batch: Batch) -> Tensor:
         """What the student sees of a batch in training: the image, and the prior bent at random."""
@@ -106,14 +108,41 @@ class Pool:
         initial = self.initial[key[0]]
         return None if initial is None else initial[key[1]]
 
-    def _sample(self, key: Key) -> Sample:
-        """The slice, with a patch centre that is mostly on the foreground."""
-        known = self.initial_slice(key)
-        labels = torch.zeros(self.task.volumes[key[0]].slice_shape, dtype=torch.int64)
-        if known is not None:
-            labels = torch.from_numpy(known.astype(np.int64))
-        centre = self._sampler.centre(labels, _ON_FOREGROUND)
-        return Sample(self.stores[key[0]][key[1]], self._prior_of(key), labels.to(self.device), centre)
+    def _sample(self, key: Key, *, whole: bool = False) -> Sample:
+        """A slice, or as much of it as a patch may show, around a pixel that is mostly on the foreground."""
+        shape, known = self.task.volumes[key[0]].slice_shape, self.initial_slice(key)
+        row, column = self._centre(known, shape)
+        rows, columns = (slice(0, shape[0]), slice(0, shape[1])) if whole else self._window((row, column), shape)
+        labels = np.zeros(shape, np.uint8) if known is None else known
+        return Sample(
+            self.stores[key[0]][key[1]][:, rows, columns],
+            self._prior_of(key)[:, rows, columns],
+            torch.from_numpy(labels[rows, columns].astype(np.int64)).to(self.device),
+            centre=(row - rows.start, column - columns.start),
+            origin=(rows.start, columns.start),
+        )
+
+    def _centre(self, labels: np.ndarray | None, shape: tuple[int, int]) -> tuple[int, int]:
+        """A pixel to put a patch around: mostly one of a foreground class, each class alike, else any."""
+        if labels is not None and float(torch.rand((), generator=self._rng)) < _ON_FOREGROUND:
+            shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:]) + 1
+            if len(shown):
+                candidates = np.flatnonzero(labels == shown[self._random(len(shown))])
+                row, column = divmod(int(candidates[self._random(len(candidates))]), shape[1])
+                return row, column
+        return self._random(shape[0]), self._random(shape[1])
+
+    def _window(self, centre: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns that an augmented patch around `centre` may reach."""
+        starts_and_stops = []
+        for middle, size, side in zip(centre, shape, self.patch, strict=True):
+            reach = min(size, math.ceil(_REACH * side))
+            start = min(max(middle - reach // 2, 0), size - reach)
+            starts_and_stops.append(slice(start, start + reach))
+        return starts_and_stops[0], starts_and_stops[1]
+
+    def _random(self, n: int) -> int:
+        return int(torch.randint(n, (), generator=self._rng))
 
     def _make_prior(self, key: Key) -> Tensor:
         return self.prior(self.initial_slice(key), self.task.volumes[key[0]].slice_shape, self.device)

@@ -27,8 +27,9 @@ from napari_mlbseg.task import SegmentationTask, Volume
 __all__ = ["SliceMotion", "improve", "optical_flow"]
 
 _WINDOW = 7  # radius of Lucas-Kanade's window, in pixels of the level
-_LEVELS = 3
 _FINEST = 1  # level at which the pyramid ends: half resolution is as accurate on cardiac MRI and four times faster
+_COARSER = 2  # levels above the finest
+_FINE_SIDE = 256  # larger images end at a coarser level, about this large
 _WARPS = 3  # linearisations on each level
 _DAMPING = 1e-2  # of the least squares, relative to the image's mean squared gradient
 _BATCH_PIXELS = 2**21  # pixels of all pairs that are registered together: bounds the memory
@@ -54,11 +55,12 @@ def optical_flow(fixed: Tensor, moving: Tensor) -> Tensor:
     Iterative Lucas-Kanade in a pyramid: Le Besnerais and Champagnat, "Dense optical flow by iterative local window
     registration", ICIP 2005. All pairs at once.
     """
+    finest = max(_FINEST, round(math.log2(max(fixed.shape[-2:]) / _FINE_SIDE)))
     levels = [(fixed, moving)]
-    while len(levels) < _LEVELS and min(levels[-1][0].shape[-2:]) >= 4 * _WINDOW:
+    while len(levels) < finest + _COARSER and min(levels[-1][0].shape[-2:]) >= 4 * _WINDOW:
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
     flow = fixed.new_zeros(len(fixed), 2, *levels[-1][0].shape[-2:])
-    for target, source in reversed(levels[min(_FINEST, len(levels) - 1) :]):
+    for target, source in reversed(levels[min(finest, len(levels) - 1) :]):
         flow = _resized(flow, target.shape[-2:])
         for _ in range(_WARPS):
             flow = _refined(target, source, flow)

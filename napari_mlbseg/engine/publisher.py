@@ -85,7 +85,7 @@ class Publisher:
             for batch in in_batches(self._order.outwards(number), size):
                 if stops():
                     return
-                if self._schedule.remaining > 0:
+                if self._can_visit(number, len(batch), total - done):
                     self._visit([(number, z) for z in batch])
                 if trained:
                     predicted = self._predicted(predictor, number, batch)
@@ -173,6 +173,11 @@ class Publisher:
             predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
             weighing = _seconds(self._learner.weights, self._pool.whole((number, 0)), direction)
             self._costs.append((predicting, weighing))
+
+    def _can_visit(self, number: int, slices: int, left: int) -> bool:
+        """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first."""
+        predicting, weighing = self._costs[number]
+        return self._schedule.remaining > predicting * left + weighing * slices
 
     def _affordable_views(self) -> int:
         """Views of the final prediction: as many as the time left allows, at least the slice itself."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.colormaps import label_colormap
 
 from napari_mlbseg.session import AnnotatedVolume
 
@@ -33,6 +34,10 @@ __all__ = [
 
 #: Key of a result layer's metadata that holds where it comes from.
 METADATA_KEY = "mlbseg"
+
+#: Of napari's own colours for labels. Its default gives label 1 a brown that is hard to see on a dark grey image; here
+#: the first labels are crimson, olive, purple and pink.
+_COLOUR_SEED = 0.3
 
 
 @dataclass(eq=False)
@@ -108,7 +113,10 @@ def transform_of(layer: Layer) -> dict[str, Any]:
 def make_annotation(image: Image) -> Labels:
     """An empty labels layer that lies exactly on `image`."""
     return Labels(
-        np.zeros(spatial_shape(image), dtype=np.uint8), name=f"{image.name} annotation", **transform_of(image)
+        np.zeros(spatial_shape(image), dtype=np.uint8),
+        name=f"{image.name} annotation",
+        colormap=label_colormap(seed=_COLOUR_SEED),
+        **transform_of(image),
     )
 
 

@@ -30,7 +30,7 @@ class CleanPanel(Panel):
         self._watched: Labels | None = None
         self._painted: set[int] = set()
         self.strip = SliceStrip()
-        self.strip.setToolTip("Green: clean. Yellow: painted, not marked clean. Click to go there.")
+        self.strip.setToolTip("Green: clean. Yellow: painted, not yet clean. Click to go there.")
         self.status = WrappedLabel()
         self.turn = QPushButton("&Turn the view to the slices")
         self.mark = QPushButton(f"&Mark this slice clean  ({SHORTCUT})", checkable=True)
@@ -145,7 +145,8 @@ class CleanPanel(Panel):
         self.list.setFixedHeight(height * min(_LIST_ROWS, len(clean)) + 8)
         self.list.setVisible(bool(clean))
         self.remove.setVisible(bool(clean))
-        self.total.setText("1 clean slice" if len(clean) == 1 else f"{len(clean)} clean slices" if clean else "")
+        self.total.setVisible(bool(clean))
+        self.total.setText("1 clean slice" if len(clean) == 1 else f"{len(clean)} clean slices")
 
     def _show_slice(self) -> None:
         binding, z = self._controller.current, self._controller.current_slice
@@ -181,7 +182,7 @@ def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: 
         return "No image yet."
     if z is None:
         return "The slices lie along another axis than the view."
-    state = "clean" if z in clean else "painted, not marked clean" if z in painted else "nothing painted"
+    state = "clean" if z in clean else "painted, not yet clean" if z in painted else "nothing painted"
     return f"Slice {z} of 0 to {n_slices - 1}: {state}"
 
 

@@ -31,7 +31,7 @@ class VolumeRow(QFrame):
     def __init__(self, removable: bool) -> None:
         super().__init__()
         self.image = LayerCombo("open an image first")
-        self.annotation = LayerCombo("none yet: press New")
+        self.annotation = LayerCombo("press New")
         self.new = QPushButton("&New")
         self.new.setToolTip("Make an empty layer to paint on, lying exactly on the image.")
         self.remove = QPushButton("Leave out")

@@ -96,16 +96,16 @@ class _Stage:
 def _set_up(phantom: Phantom, seconds: float) -> _Stage:
     import napari
 
+    from napari_mlbseg.viewer.binding import make_annotation
     from napari_mlbseg.viewer.dock import MLBSegDock
 
     viewer = napari.Viewer(title="napari-mlbseg demo")
     viewer.window.resize(*_WINDOW)
     place = {"scale": phantom.spacing, "units": ("mm",) * 3, "axis_labels": ("z", "y", "x")}
-    viewer.add_image(phantom.image, name=_NAME, **place)
+    annotation = make_annotation(viewer.add_image(phantom.image, name=_NAME, **place))
     clean = clean_slices(phantom.labels)
-    painted = np.zeros_like(phantom.labels)
-    painted[list(clean)] = phantom.labels[list(clean)]
-    viewer.add_labels(painted, name=f"{_NAME} annotation", **place)
+    annotation.data[list(clean)] = phantom.labels[list(clean)]
+    viewer.add_layer(annotation)
     dock = MLBSegDock(viewer)
     viewer.window.add_dock_widget(dock, name="MLB-Seg", area="right")
     for z in clean:

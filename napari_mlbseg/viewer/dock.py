@@ -9,7 +9,7 @@ import napari.viewer
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
-from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.session import Round, SegmentationSession
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from napari_mlbseg.viewer.panel import Panel
 
 __all__ = ["MLBSegDock"]
+
+_SETTLE_MILLISECONDS = 50  # until the layouts have made room for what was just shown
+_BELOW = 24  # pixels kept free below what is scrolled to: a line more, as the stage changes
 
 
 class MLBSegDock(QWidget):
@@ -42,8 +45,12 @@ class MLBSegDock(QWidget):
         self.train = TrainPanel(self.controller)
         self.results = ResultsPanel(self.controller)
         self._lay_out()
+        self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
+        self._settle.timeout.connect(self._show_training)
         self._order_tabs()
         self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
+        self.train.listen(self.controller.complained, self._on_complained)
+        self.train.listen(self.controller.session.round_started, self._on_round_started)
         controller, panels = self.controller, self.panels
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _end(controller, panels))
@@ -58,6 +65,18 @@ class MLBSegDock(QWidget):
         widgets = [widget for panel in self.panels for widget in in_reading_order(panel)]
         for before, after in pairwise(widgets):
             self.setTabOrder(before, after)
+
+    def _on_complained(self, sentence: str) -> None:
+        if sentence:
+            self._settle.start()
+
+    def _on_round_started(self, started: Round) -> None:
+        self._settle.start()
+
+    def _show_training(self) -> None:
+        """Scroll to where the panel *Train* says how far it is and what went wrong: on a low screen that is hidden."""
+        self.train.heading.setChecked(True)
+        self.scroll.ensureWidgetVisible(self.train.advanced.heading, 0, _BELOW)
 
     def changeEvent(self, event: QEvent) -> None:
         """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
@@ -86,7 +105,7 @@ class MLBSegDock(QWidget):
         for panel in self.panels:
             column.addWidget(panel)
         column.addStretch(1)
-        scroll = QScrollArea(widgetResizable=True)
+        self.scroll = scroll = QScrollArea(widgetResizable=True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(content)

@@ -109,6 +109,7 @@ class WrappedLabel(QLabel):
         self._fit()
 
     def _fit(self) -> None:
+        self.setMinimumHeight(0)  # QLabel never answers less than its own minimum
         self.setFixedHeight(max(0, self.heightForWidth(self.width())))  # -1 without text
 
 

@@ -20,7 +20,7 @@ WEIGHT_LIMITS = (0.0, 6.0)
 _BLUE_OR_ORANGE = Colormap(
     [[0.20, 0.55, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0], [1.0, 0.60, 0.10, 1.0]],
     name="mlbseg preference",
-    display_name="initial (blue) or pseudo (orange)",
+    display_name="preference",  # a long one would widen napari's layer controls, and push the image aside
 )
 
 

@@ -74,11 +74,7 @@ class SliceStrip(QWidget):
             self._ask_for(event)
         elif z is not None:
             state = (
-                "clean"
-                if z in self._clean
-                else "painted, not marked clean"
-                if z in self._painted
-                else "nothing painted"
+                "clean" if z in self._clean else "painted, not yet clean" if z in self._painted else "nothing painted"
             )
             QToolTip.showText(event.globalPosition().toPoint(), f"Slice {z}: {state}", self)
 

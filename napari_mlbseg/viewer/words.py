@@ -32,6 +32,8 @@ def ending(event: Event) -> str:
     """How a training ended, and what to do next."""
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."
+    if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
+        return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
     if isinstance(event, Finished):
         return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Cancelled):
