@@ -38,6 +38,7 @@ METADATA_KEY = "mlbseg"
 #: Of napari's own colours for labels. Its default gives label 1 a brown that is hard to see on a dark grey image; here
 #: the first labels are crimson, olive, purple and pink.
 _COLOUR_SEED = 0.3
+_N_COLOURS = 49  # napari's own number; others give other colours
 
 
 @dataclass(eq=False)
@@ -115,7 +116,7 @@ def make_annotation(image: Image) -> Labels:
     return Labels(
         np.zeros(spatial_shape(image), dtype=np.uint8),
         name=f"{image.name} annotation",
-        colormap=label_colormap(seed=_COLOUR_SEED),
+        colormap=label_colormap(_N_COLOURS, seed=_COLOUR_SEED),
         **transform_of(image),
     )
 

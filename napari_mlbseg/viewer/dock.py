@@ -46,7 +46,7 @@ class MLBSegDock(QWidget):
         self.results = ResultsPanel(self.controller)
         self._lay_out()
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
-        self._settle.timeout.connect(self._show_training)
+        self._settle.timeout.connect(self._on_settled)
         self._order_tabs()
         self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
         self.train.listen(self.controller.complained, self._on_complained)
@@ -68,14 +68,17 @@ class MLBSegDock(QWidget):
 
     def _on_complained(self, sentence: str) -> None:
         if sentence:
-            self._settle.start()
+            self._show_training()
 
     def _on_round_started(self, started: Round) -> None:
-        self._settle.start()
+        self._show_training()
 
     def _show_training(self) -> None:
-        """Scroll to where the panel *Train* says how far it is and what went wrong: on a low screen that is hidden."""
+        """Unfold and scroll to what says how far a training is or what is wrong: a low screen may hide that."""
         self.train.heading.setChecked(True)
+        self._settle.start()
+
+    def _on_settled(self) -> None:
         self.scroll.ensureWidgetVisible(self.train.advanced.heading, 0, _BELOW)
 
     def changeEvent(self, event: QEvent) -> None:

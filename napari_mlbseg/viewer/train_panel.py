@@ -126,7 +126,7 @@ class TrainPanel(Panel):
             self.device.setText(f"On {event.values['device']}")
             self.device.show()
         elif isinstance(event, Progress):
-            self.bar.setRange(0, 1000)
+            self.bar.setRange(0, 1000 if event.fraction else 0)  # at 0, as at the start: busy
             self.bar.setValue(round(1000 * event.fraction))
             current = self._session.current_round
             n_clean = sum(len(v.clean_slices) for v in current.task.volumes) if current is not None else 0

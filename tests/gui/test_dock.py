@@ -15,6 +15,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.controller import SHORTCUT
+from napari_mlbseg.viewer.result_kinds import RESULT_KINDS
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -54,7 +55,7 @@ def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, 
     paint_with_the_mouse(qtbot, viewer, [(20, 15), (22, 20), (24, 25)])
     assert annotation.data[4].any()
     assert not np.delete(annotation.data, 4, axis=0).any()
-    wait_for(lambda: "painted, not marked clean" in dock.clean.status.text())
+    wait_for(lambda: "painted, not yet clean" in dock.clean.status.text())
     assert dock.clean.list.count() == 0, "painted is not clean"
     qtbot.mouseClick(dock.clean.mark, Qt.MouseButton.LeftButton)
     assert dock.clean.list.item(0).text() == "Slice 4"
@@ -115,6 +116,12 @@ def test_new_annotation_lies_on_the_image_and_is_ready_to_paint(heart):
     assert dock.data.volume_rows[0].annotation.value() == annotation
 
 
+def test_the_first_labels_of_a_new_annotation_are_bright(heart):
+    _viewer, _dock, annotation = heart
+    for label in (1, 2, 3, 4):
+        assert annotation.get_color(label)[:3].max() > 0.6, "on a dark grey image"
+
+
 def test_a_view_along_another_axis_can_be_turned(heart):
     viewer, dock, _annotation = heart
     viewer.dims.order = (2, 0, 1)
@@ -164,6 +171,9 @@ def test_progress_in_plain_words(heart, wait_for):
     job = make_ready(dock, annotation)
     assert dock.train.button.text() == "S&top"
     assert dock.train.bar.isVisible()
+    job.say(Progress(stage=Stage.INITIAL_LABELS, fraction=0, seconds=0))
+    wait_for(lambda: "first guess" in dock.train.stage.text())
+    assert dock.train.bar.maximum() == 0, "busy: nobody knows yet for how long"
     job.say(Metrics(values={"device": "CPU, 2 threads"}))
     job.say(Progress(stage=Stage.BOOTSTRAP, fraction=0.3, seconds=10, seconds_left=42))
     wait_for(lambda: dock.train.stage.text() == "Learning from 1 clean slice… 0:42 left")
@@ -173,6 +183,13 @@ def test_progress_in_plain_words(heart, wait_for):
     wait_for(lambda: dock.train.button.text() == "&Train")
     assert dock.train.stage.text().startswith("Done in 0:58")
     assert not dock.train.bar.isVisible()
+
+
+def test_a_budget_that_is_too_short_to_train_is_said(heart, wait_for):
+    _viewer, dock, annotation = heart
+    job = make_ready(dock, annotation)
+    job.say(Finished(reason=FinishReason.TIME, steps=0, seconds=14))
+    wait_for(lambda: "raise the time budget" in dock.train.stage.text())
 
 
 def test_stop_keeps_what_is_there(heart, wait_for):
@@ -303,6 +320,52 @@ def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words)
     assert ":" in sentence, "says what is wrong: and what to do"
     assert dock.controller.session.state is SessionState.IDLE
     assert dock.train.button.isEnabled()
+
+
+# -- what is seen ----------------------------------------------------------------------------------------------------
+
+
+def test_a_label_shrinks_again(qtbot):
+    from napari_mlbseg.viewer.panel import WrappedLabel
+
+    label = WrappedLabel()
+    qtbot.addWidget(label)
+    label.setFixedWidth(120)
+    label.setText("short")
+    one_line = label.height()
+    label.setText("so long that it needs several lines of this label")
+    assert label.height() > one_line
+    label.setText("short")
+    assert label.height() == one_line
+
+
+def test_on_a_low_screen_a_start_and_a_complaint_are_scrolled_to(heart, wait_for):
+    _viewer, dock, annotation = heart
+    dock.setMaximumHeight(300)
+
+    def is_seen(widget):
+        return widget.isVisible() and not widget.visibleRegion().isEmpty()
+
+    wait_for(lambda: not is_seen(dock.train.button))
+    dock.controller.start()  # as the command does; no slice is clean
+    wait_for(lambda: is_seen(dock.train.complaint))
+    annotation.data[3, 10:20, 10:20] = 1
+    dock.controller.mark_clean(True, 3)
+    dock.scroll.verticalScrollBar().setValue(0)
+    dock.train.heading.setChecked(False)
+    dock.controller.start()
+    wait_for(lambda: is_seen(dock.train.bar) and is_seen(dock.train.stage))
+
+
+def test_the_colours_of_a_result_do_not_widen_the_layer_controls(make_napari_viewer, image):
+    viewer = make_napari_viewer(strict_qt="raise")
+    viewer.add_image(image)
+    controls = viewer.window._qt_viewer.controls
+    before = controls.minimumSizeHint().width()
+    for kind in RESULT_KINDS:
+        if not kind.is_labels:
+            viewer.add_image(image, **kind.options)
+    assert controls.minimumSizeHint().width() == before
 
 
 # -- the form --------------------------------------------------------------------------------------------------------
