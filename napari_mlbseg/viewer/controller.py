@@ -198,9 +198,10 @@ class DockController:
         except ValueError as error:
             self.complained.emit(str(error))
         except OSError as error:
+            reason = error.strerror or "the disk is full"  # numpy says only how many bytes it could not write
             self.complained.emit(
-                f"The training's files cannot be written ({error.strerror or error}): make room on the disk or choose "
-                "another folder, then press Train again."
+                f"The training's files cannot be written to {self.session.folder} ({reason}): make room there, then "
+                "press Train again."
             )
 
     def stop(self) -> None:

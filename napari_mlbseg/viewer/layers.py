@@ -140,7 +140,7 @@ class ResultLayers:
 
     def _insert(self, name: str, target: _Target, kind: ResultKind, reader: SliceReader) -> None:
         """Put a new layer beneath the annotation, and leave the user's layer selected."""
-        image, annotation = target.binding.image, target.binding.annotation
+        image = target.binding.image
         options = {**kind.options, **transform_of(image), "name": f"{image.name} {kind.layer_name}"}
         if kind.is_labels:
             layer: Layer = Labels(reader, **options)
@@ -151,7 +151,7 @@ class ResultLayers:
         layers = self._viewer.layers
         selected = list(layers.selection)
         active = layers.selection.active
-        position = list(layers).index(annotation) if annotation is not None and annotation in layers else len(layers)
+        position = self._position(target)
         target.layers[kind.key] = layer
         self._describe(layer, name, kind)
         layers.insert(position, layer)
@@ -162,6 +162,17 @@ class ResultLayers:
         layers.selection.update(selected)
         if active is not None:
             layers.selection.active = active
+
+    def _position(self, target: _Target) -> int:
+        """Where a new layer of a volume goes: beneath its annotation; without one, above its image and beneath those
+        of the other volumes.
+        """
+        layers = list(self._viewer.layers)
+        own = target.binding.annotation
+        annotations = [own] if own is not None else [other.binding.annotation for other in self._targets.values()]
+        image = layers.index(target.binding.image) if target.binding.image in layers else -1
+        places = [layers.index(annotation) for annotation in annotations if annotation in layers]
+        return min((place for place in places if own is not None or place > image), default=len(layers))
 
     def _share_colours(self, layer: Labels) -> None:
         """Colours of the painted layer, so that a label looks the same in both."""

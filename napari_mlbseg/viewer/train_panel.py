@@ -117,7 +117,7 @@ class TrainPanel(Panel):
     def _on_round_started(self, started: Round) -> None:
         self.bar.setRange(0, 0)  # busy, until the worker says how far it is
         self.stage.setText("Starting…")
-        self.device.setText("")
+        self.device.hide()  # not known yet: it would leave a gap
         self.stage.show()
         self.bar.show()
 

@@ -305,8 +305,8 @@ def _folder_not_writable(viewer, dock):
         (_four_axes, "4 spatial axes"),
         (_labels_of_another_shape, "5 x 30 x 32"),
         (_negative_labels, "negative number -2"),
-        (_given_labels_missing, "choose a labels layer"),
-        (_folder_not_writable, "cannot be written"),
+        (_given_labels_missing, "choose a layer"),
+        (_folder_not_writable, "make room there"),
     ],
 )
 def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words):

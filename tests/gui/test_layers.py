@@ -223,6 +223,7 @@ def test_two_images_are_one_task_with_layers_each(open_dock, make_napari_viewer,
     assert viewer.layers["second pseudo-labels"].data.shape == (7, *image.shape[1:])
     assert viewer.layers["second pseudo-labels"].data[2].min() == 1
     assert viewer.layers["first pseudo-labels"].data[2].max() == 0
+    assert [layer.name for layer in viewer.layers][-1] == "first annotation", "what is painted on stays on top"
 
 
 def test_rgb_images_give_three_channels(trained, wait_for):
