@@ -180,6 +180,8 @@ def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: 
     """Where the user is and what that slice is, in words."""
     if binding is None:
         return "No image yet."
+    if n_slices == 0:
+        return "This image has no slices."
     if z is None:
         return "The slices lie along another axis than the view."
     state = "clean" if z in clean else "painted, not yet clean" if z in painted else "nothing painted"

@@ -147,9 +147,9 @@ class DockController:
 
     @property
     def n_slices(self) -> int:
-        """Number of slices of the current volume; 0 without one."""
+        """Number of slices of the current volume; 0 without one, or where it is no stack."""
         shape = spatial_shape(self.current.image) if self.current is not None else ()
-        return shape[self.slice_axis] if self.slice_axis < len(shape) else 0
+        return shape[self.slice_axis] if len(shape) == 3 else 0
 
     def mark_clean(self, clean: bool, z: int | None = None) -> None:
         """Mark a slice of the current volume clean or not; by default the one in view."""

@@ -131,7 +131,8 @@ class DataPanel(Panel):
         for number, row in enumerate(self.volume_rows):
             self._fill(row, bindings[number] if bindings else None, unused)
         self._show_axes(bindings[0] if bindings else None)
-        problems = [_problem(binding.image) for binding in bindings] or ["Open an image, or File > Open Sample."]
+        nothing = "Choose an image." if unused else "Open an image, or File > Open Sample."
+        problems = [_problem(binding.image) for binding in bindings] or [nothing]
         problem = next(filter(None, problems), "")
         self.problem.setText(problem)
         self.problem.setVisible(bool(problem))
