@@ -21,13 +21,12 @@ pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
 SECONDS = 15
 AT_MOST = 240  # seconds, on a machine that does other things too
-#: A training whose length and result do not depend on how busy the machine is. The network makes its own first labels,
-#: so what is seen first is its own first attempt.
+#: A training whose length and result do not depend on how busy the machine is. What is seen first are interpolated
+#: labels, then those propagated along the image, then what the network makes of them.
 BY_STEPS = {
     "time_budget": None,
     "bootstrap_steps": 60,
     "steps": 4,
-    "initial_labels": "network",
     "n_views": 2,
     "n_views_predict": 2,
     "preview_interval": 0.2,
@@ -65,14 +64,14 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     session.config = session.config.updated(**BY_STEPS)
     others = np.setdiff1d(np.arange(len(phantom.labels)), clean)
     truth = phantom.labels > 0
-    first_looks = []  # slices, and their Dice when the network showed them first
+    first_looks = []  # Dice of what the layer showed first
 
     def look(event):
-        if isinstance(event, Preview) and event.stage is Stage.BOOTSTRAP and not first_looks:
+        if isinstance(event, Preview) and not first_looks:
+            assert event.stage is Stage.INITIAL_LABELS
             dock.controller.results.flush()
-            slices = np.setdiff1d(event.slices, clean)
-            found = np.asarray(viewer.layers["atrium pseudo-labels"].data)[slices] > 0
-            first_looks.append((slices, dice(found, truth[slices])))
+            found = np.asarray(viewer.layers["atrium pseudo-labels"].data)[others] > 0
+            first_looks.append(dice(found, truth[others]))
 
     session.event_received.connect(look)
     dock.controller.go_to(int(others[len(others) // 2]))  # the slice in view comes first
@@ -88,9 +87,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     }  # fmt: skip
     final = np.asarray(shown["pseudo_labels"].data)
     assert set(np.unique(final)) <= {0, 4}, "the user's label numbers"
-    slices, first = first_looks[0]
-    assert dice(final[slices] > 0, truth[slices]) > first, "what was seen first improved"
-    assert dice(final[others] > 0, truth[others]) > 0.6
+    assert dice(final[others] > 0, truth[others]) > first_looks[0] + 0.02, "better than the interpolation seen first"
     assert np.asarray(shown["weight_initial"].data).max() > 0
     assert np.abs(np.asarray(shown["preference"].data)).max() <= 1
     assert hashlib.sha256(annotation.data.tobytes()).hexdigest() == before
