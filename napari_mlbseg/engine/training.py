@@ -156,12 +156,13 @@ class Training:
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known."""
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
+        knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
         found = list(self._pool.initial)
         for number, volume in enumerate(self.task.volumes):
             if found[number] is not None:
                 continue
             labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
-            for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
+            for batch in in_batches(range(volume.n_slices if knows else 0), predictor.batch_size(volume.slice_shape)):
                 probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
                 labels[batch] = probability.argmax(1).cpu().numpy()
             for z in volume.clean_slices:

@@ -265,7 +265,7 @@ class DockController:
             if binding is not None and z is not None:
                 self.session.look_at(binding.image.name, z)
         self.session.poll()
-        self.results.flush()
+        self.results.flush(new_layers=1)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Preview):

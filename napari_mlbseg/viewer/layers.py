@@ -81,13 +81,26 @@ class ResultLayers:
             if set(kind.arrays) & set(event.arrays) and all(target.written[array] for array in kind.arrays):
                 self._stale.add((event.volume, kind.key))
 
-    def flush(self) -> None:
-        """Show what `take` noted since the last call: one redraw a layer, however many slices came."""
-        stale, self._stale = self._stale, set()
+    def flush(self, new_layers: int | None = None) -> None:
+        """Show what `take` noted since the last call: one redraw a layer, however many slices came.
+
+        Parameters
+        ----------
+        new_layers : int, optional
+            Layers that may be made in this call; the others wait for the next. Making one takes napari tenths of a
+            second, and six at once would be felt. By default all of them.
+        """
         for kind in RESULT_KINDS:
             for name, target in self._targets.items():
-                if (name, kind.key) in stale:
-                    self._show(name, target, kind)
+                if (name, kind.key) not in self._stale:
+                    continue
+                is_new = kind.key not in target.layers
+                if is_new and new_layers is not None:
+                    if not new_layers:
+                        continue
+                    new_layers -= 1
+                self._stale.discard((name, kind.key))
+                self._show(name, target, kind)
 
     def is_visible(self, key: str) -> bool:
         """Whether a layer of that kind is shown."""

@@ -230,3 +230,11 @@ def test_tiles_are_put_together_without_a_seam(monkeypatch: pytest.MonkeyPatch) 
     assert tuple(shapes[0]) == (96, 120)
     assert all(max(shape) <= 32 for shape in shapes[1:])
     torch.testing.assert_close(tiled, expected, atol=1e-5, rtol=0)
+
+
+def test_a_network_that_has_learnt_nothing_labels_nothing() -> None:
+    task = resolve_task([stack()], config(initial_labels="network", bootstrap_steps=0, steps=0))
+    results, _ = run(task)
+    others = np.setdiff1d(np.arange(15), CLEAN)
+    assert not results["stack"]["pseudo_labels"][others].any()
+    assert results["stack"]["pseudo_labels"][CLEAN[1]].any()

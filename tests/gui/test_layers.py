@@ -248,3 +248,13 @@ def test_renamed_and_deleted_layers_while_it_runs(trained, wait_for):
     wait_for(lambda: dock.train.button.text() == "&Train")
     dock.train.button.click()
     assert "image" in dock.train.complaint.text()
+
+
+def test_several_new_layers_are_made_one_at_a_tick_so_that_the_window_stays_alive(trained):
+    viewer, dock, job = trained()
+    job.write("heart", (8,), **ALL)
+    seen = []
+    for _ in range(8):
+        dock.controller._on_tick()
+        seen.append(n_results(viewer))
+    assert seen == [1, 2, 3, 4, 5, 6, 6, 6]
