@@ -88,7 +88,7 @@ class Request(BaseModel):
     config: TrainingConfig
     volumes: tuple[VolumeRequest, ...]
     previous: str | None = None  # a round whose model to start from (train) or to use (predict)
-    threads: int | None = None  # of the worker; None: all cores
+    threads: int | None = None  # of a worker that shares the machine with a window; None: it has all cores to itself
 
 
 class JobFolder:

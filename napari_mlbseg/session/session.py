@@ -296,10 +296,10 @@ class SegmentationSession:
         return None
 
 
-def _threads_beside_a_window() -> int | None:
+def _threads_beside_a_window() -> int:
     """Threads of a worker beside a window: a core stays free where there are enough.
 
     On two or three cores the worker's low priority does it: half the cores idle would cost more than it gives.
     """
     cores = os.cpu_count() or 1
-    return cores - 1 if cores >= 4 else None
+    return cores - 1 if cores >= 4 else cores
