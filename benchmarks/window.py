@@ -1,0 +1,100 @@
+"""How alive the window is while a job trains: delays of its event loop, and seconds from the click to the first labels.
+
+    python -m benchmarks.window --out DIR        (needs a display; xvfb-run gives one)
+
+A timer that should fire every 20 ms says how late it is. What is scrolled through meanwhile is scrolled as a person
+would: a slice every half second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import napari
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+
+from benchmarks.volumes import load_volume
+from napari_mlbseg.io.phantom import make_phantom
+from napari_mlbseg.session import SessionState
+from napari_mlbseg.viewer.demo import clean_slices
+from napari_mlbseg.viewer.dock import MLBSegDock
+
+__all__ = ["main"]
+
+_TICK = 0.020  # seconds
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train in a real viewer and print the delays as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.window", description=__doc__.splitlines()[0])
+    parser.add_argument("--image", type=Path, help="image with a label file beside it; by default the phantom")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time budget of the training")
+    parser.add_argument("--out", type=Path, default=Path("bench-output/window"))
+    options = parser.parse_args(arguments)
+    viewer = napari.Viewer()
+    dock = _prepare(viewer, options.image, options.seconds)
+    for _ in range(50):  # let the window settle before anything is measured
+        QApplication.processEvents()
+        time.sleep(_TICK)
+    figures = _measure(viewer, dock)
+    viewer.close()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "window.json").write_text(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1))
+
+
+def _prepare(viewer: napari.Viewer, image: Path | None, seconds: float) -> MLBSegDock:
+    """An image, five clean slices painted from its truth, and the dock."""
+    if image is None:
+        phantom = make_phantom()
+        pixels, truth, clean = phantom.image, phantom.labels, clean_slices(phantom.labels)
+    else:
+        volume = load_volume(image, 5)
+        pixels, truth, clean = volume.image, volume.labels, volume.clean_slices
+    painted = np.zeros_like(truth)
+    painted[list(clean)] = truth[list(clean)]
+    viewer.add_image(pixels, name="image")
+    viewer.add_labels(painted, name="image annotation")
+    dock = MLBSegDock(viewer)
+    viewer.window.add_dock_widget(dock, name="MLB-Seg", area="right")
+    for z in clean:
+        dock.controller.mark_clean(True, z)
+    session = dock.controller.session
+    session.config = session.config.updated(time_budget=seconds)
+    return dock
+
+
+def _measure(viewer: napari.Viewer, dock: MLBSegDock) -> dict[str, float]:
+    """Press Train, scroll, and note when every tick came."""
+    session, ticks, first = dock.controller.session, [], []
+    ticker, scroller = QTimer(), QTimer()
+    ticker.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    scroller.timeout.connect(lambda: dock.controller.go_to(len(ticks) % dock.controller.n_slices))
+    viewer.layers.events.inserted.connect(lambda event: first.append(time.perf_counter()))
+    ticker.start(round(1000 * _TICK))
+    scroller.start(500)
+    clicked = time.perf_counter()
+    dock.train.button.click()
+    while session.state is not SessionState.IDLE:
+        QApplication.processEvents()
+        time.sleep(0.001)
+    ticker.stop()
+    scroller.stop()
+    late = 1000 * (np.diff([clicked, *ticks]) - _TICK).clip(min=0)
+    return {
+        "seconds_to_first_labels": first[0] - clicked,
+        "delay_p50_ms": float(np.percentile(late, 50)),
+        "delay_p95_ms": float(np.percentile(late, 95)),
+        "delay_p99_ms": float(np.percentile(late, 99)),
+        "delay_max_ms": float(late.max()),
+        "ticks": len(ticks),
+    }
+
+
+if __name__ == "__main__":
+    main()
