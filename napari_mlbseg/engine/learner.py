@@ -112,7 +112,7 @@ class Learner:
 
         if config.meta_gradient == "virtual":
             steadying_gradient = self._gradients(steadying, retain=True)
-            clean_loss, direction = self._gradient_at_virtual(steadying_gradient, clean)
+            _, direction = self._gradient_at_virtual(steadying_gradient, clean)
             weights = self._weights(batch, y_p, direction)
             weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
             self._step(_sum(steadying_gradient, self._gradients(weighted)))
@@ -156,7 +156,10 @@ class Learner:
         return float(loss.detach()), self._gradients(loss)
 
     def _gradient_at_virtual(self, gradients: Gradients, clean: Batch) -> tuple[float, Gradients]:
-        """Loss on clean slices and its gradient at theta', where a step by `gradients` alone would lead."""
+        """Loss on clean slices and its gradient at theta', where a step by `gradients` alone would lead.
+
+        The step is SGD's, with its momentum. AdamW has no such buffer: there it is a plain step of gradient descent.
+        """
         group = self._optimiser.param_groups[0]
         state = self._optimiser.state
         virtual = virtual_parameters(

@@ -27,7 +27,7 @@ from napari_mlbseg.task import SegmentationTask, Volume
 __all__ = ["SliceMotion", "improve", "optical_flow"]
 
 _WINDOW = 7  # radius of Lucas-Kanade's window, in pixels of the level
-_FINEST = 1  # level at which the pyramid ends: half resolution is as accurate on cardiac MRI and four times faster
+_FINEST = 1  # level at which the pyramid ends: half resolution, a quarter of the pixels
 _COARSER = 2  # levels above the finest
 _FINE_SIDE = 256  # larger images end at a coarser level, about this large
 _WARPS = 3  # linearisations on each level

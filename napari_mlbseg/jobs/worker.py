@@ -149,7 +149,7 @@ def _be_modest(threads: int | None) -> None:
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal lacks is computed on the CPU
     if threads is not None:
         # Beside a window, a thread that waits for another must not burn the core on which the window wants to draw.
-        # Alone on the machine it may: on two cores, that is a third faster.
+        # Alone on the machine it may: waiting awake is faster.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
 

@@ -93,7 +93,8 @@ RESULT_KINDS = (
         key="weight_initial",
         layer_name="weights wⁿ",
         words="Trust in the initial labels (wⁿ)",
-        help="Bright where learning the initial label agrees with your clean slices; dark where it does not.",
+        help="Bright where learning the initial label agrees with your clean slices; dark where it does not, or where "
+        "nothing is left to learn.",
         arrays=("weight_initial",),
         reader=lambda arrays: as_is(arrays["weight_initial"]),
         options=_map("inferno", WEIGHT_LIMITS),
@@ -102,7 +103,8 @@ RESULT_KINDS = (
         key="weight_pseudo",
         layer_name="weights wᵖ",
         words="Trust in the pseudo-labels (wᵖ)",
-        help="Bright where learning the model's own label agrees with your clean slices; dark where it does not.",
+        help="Bright where learning the model's own label agrees with your clean slices; dark where it does not, or "
+        "where nothing is left to learn.",
         arrays=("weight_pseudo",),
         reader=lambda arrays: as_is(arrays["weight_pseudo"]),
         options=_map("inferno", WEIGHT_LIMITS),
