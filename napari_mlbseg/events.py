@@ -17,6 +17,7 @@ __all__ = [
     "Failed",
     "FinishReason",
     "Finished",
+    "HeldOut",
     "Losses",
     "Metrics",
     "Preview",
@@ -92,6 +93,9 @@ class Preview(_Event):
     arrays: tuple[str, ...] = Field(description="Names of the result arrays in which they changed.")
     stage: Stage
     seconds: float = 0.0
+    statistics: dict[str, tuple[float | None, ...]] = Field(
+        default={}, description="Name of a statistic -> its value on each of `slices`; None where it is not known."
+    )
 
 
 class Metrics(_Event):
@@ -99,6 +103,19 @@ class Metrics(_Event):
 
     type: Literal["metrics"] = "metrics"
     values: dict[str, float | int | str | None]
+
+
+class HeldOut(_Event):
+    """A clean slice was predicted by a training that had not seen it."""
+
+    type: Literal["held_out"] = "held_out"
+    volume: str
+    slice: int
+    dice: float = Field(description="Of the foreground.")
+    hd95: float | None = Field(description="In the unit of the volume's spacing; None where it is not defined.")
+    classes: dict[int, tuple[float, float | None]] = Field(
+        default={}, description="Class value -> its Dice and its HD95."
+    )
 
 
 class Finished(_Event):
@@ -129,7 +146,7 @@ class Failed(_Event):
 
 
 TerminalEvent = Finished | Cancelled | Failed
-Event = Started | Progress | Losses | Preview | Metrics | Finished | Cancelled | Failed
+Event = Started | Progress | Losses | Preview | Metrics | HeldOut | Finished | Cancelled | Failed
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
