@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QP
 from napari_mlbseg.viewer.binding import VolumeBinding
 from napari_mlbseg.viewer.controller import SHORTCUT, DockController
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel, hint
-from napari_mlbseg.viewer.slice_strip import SliceStrip
+from napari_mlbseg.viewer.slice_strip import SliceStrip, StripLegend, StripState
 
 __all__ = ["CleanPanel"]
 
@@ -30,7 +30,7 @@ class CleanPanel(Panel):
         self._watched: Labels | None = None
         self._painted: set[int] = set()
         self.strip = SliceStrip()
-        self.strip.setToolTip("Green: clean. Yellow: painted, not yet clean. Click to go there.")
+        self.legend = StripLegend()
         self.status = WrappedLabel()
         self.turn = QPushButton("&Turn the view to the slices")
         self.mark = QPushButton(f"&Mark this slice clean  ({SHORTCUT})", checkable=True)
@@ -44,7 +44,7 @@ class CleanPanel(Panel):
         below = QHBoxLayout()
         below.addWidget(self.total, stretch=1)
         below.addWidget(self.remove)
-        for widget in (self.strip, self.status, self.turn, self.mark, self.list):
+        for widget in (self.strip, self.legend, self.status, self.turn, self.mark, self.list):
             self.rows.addWidget(widget)
         self.rows.addLayout(below)
         self.rows.addWidget(
@@ -152,7 +152,9 @@ class CleanPanel(Panel):
         binding, z = self._controller.current, self._controller.current_slice
         clean = self._controller.clean_slices(binding) if binding is not None else set()
         n_slices = self._controller.n_slices
-        self.strip.set_value(n_slices, clean, self._painted, z)
+        state = StripState(n_slices=n_slices, clean=clean, painted=self._painted, current=z)
+        self.strip.set_value(state)
+        self.legend.set_value(state)
         self.turn.setVisible(binding is not None and z is None and n_slices > 1)
         self.mark.setEnabled(z is not None)
         with QSignalBlocker(self.mark):
