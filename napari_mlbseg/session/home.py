@@ -13,7 +13,7 @@ import platformdirs
 from napari_mlbseg.jobs.folder import safe_name, write_atomically
 from napari_mlbseg.session.storage import SUFFIX, is_session
 
-__all__ = ["is_unsaved", "recent_sessions", "remember", "sessions_home", "unsaved_path", "unsaved_sessions"]
+__all__ = ["choose", "is_unsaved", "recent_sessions", "remember", "sessions_home", "unsaved_path", "unsaved_sessions"]
 
 #: Names another folder for sessions that nobody has saved yet.
 HOME_VARIABLE = "NAPARI_MLBSEG_HOME"
@@ -21,10 +21,21 @@ HOME_VARIABLE = "NAPARI_MLBSEG_HOME"
 _N_RECENT = 10
 
 
+_chosen: Path | None = None
+
+
+def choose(folder: Path | None) -> None:
+    """Keep sessions that nobody has saved yet in `folder`; None: where the system keeps data of applications."""
+    global _chosen
+    _chosen = folder
+
+
 def sessions_home() -> Path:
-    """Folder of sessions that nobody has saved yet."""
-    chosen = os.environ.get(HOME_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("napari-mlbseg", appauthor=False)) / "sessions"
+    """Folder of sessions that nobody has saved yet: as the environment variable says, as was chosen, or the default."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named)
+    return _chosen or Path(platformdirs.user_data_dir("napari-mlbseg", appauthor=False)) / "sessions"
 
 
 def unsaved_path(name: str) -> Path:

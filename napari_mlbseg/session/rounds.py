@@ -37,6 +37,10 @@ class Round:
         (Volume uid, slice) -> how well the slice was predicted before anybody had painted it.
     statistics : dict of str to dict of str to ndarray, (Z,)
         Volume name -> statistic -> value of each slice, nan where unknown.
+    predicted : dict of str to set of int
+        Volume name -> slices of which there is a prediction.
+    bytes_used : int, optional
+        Size of its files; None until somebody has measured it.
     """
 
     number: int
@@ -46,6 +50,7 @@ class Round:
     events: list[Event] = field(default_factory=list)
     scores: dict[tuple[str, int], SliceScore] = field(default_factory=dict)
     statistics: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    predicted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     bytes_used: int | None = None
 
     @classmethod
@@ -63,6 +68,8 @@ class Round:
         self.events.append(event)
         if isinstance(event, Preview):
             self._take_statistics(event)
+            if "pseudo_labels" in event.arrays:
+                self.predicted[event.volume].update(event.slices)
 
     @property
     def outcome(self) -> Event | None:
@@ -106,6 +113,18 @@ class Round:
     def saw(self, uid: str, z: int) -> bool:
         """Whether a slice was clean in this round."""
         return z in self.record.clean.get(uid, ())
+
+    def doubt(self, name: str) -> np.ndarray | None:
+        """How wrong the model expects to be on each slice, (Z,): 1 - the Dice that it expects; nan where unknown.
+
+        On slices that show next to nothing, the doubt is measured against a tenth of what slices usually show.
+        """
+        known = self.statistics.get(name, {})
+        if "uncertainty" not in known or "foreground" not in known:
+            return None
+        wrong, shown = known["uncertainty"], known["foreground"]
+        usual = np.median(shown[shown > 0]) if (shown > 0).any() else 1.0
+        return wrong / (2 * np.fmax(shown, 0.1 * usual) + wrong)
 
     def measure(self) -> int:
         """Bytes of its files on the disk."""

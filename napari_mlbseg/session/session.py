@@ -540,7 +540,7 @@ class SegmentationSession:
     def _use(self, folder: SessionFolder) -> None:
         saver = Autosave(folder, lambda: make_record(self, saver))
         saver.slice_changed.connect(self._on_slice_changed)
-        saver.problem_changed.connect(self.saving_changed.emit)
+        saver.problem_changed.connect(self._on_problem)
         saver.set_volumes(self)
         self._autosave = saver
 
@@ -551,6 +551,7 @@ class SegmentationSession:
         saver, self._autosave = self._autosave, None
         saver.close()
         saver.slice_changed.disconnect(self._on_slice_changed)
+        saver.problem_changed.disconnect(self._on_problem)
         is_marked = any(m.clean or m.accepted for marks in self._marks.values() for m in marks.values())
         is_worth_keeping = saver.is_awake and (saver.has_content or is_marked or self.rounds)
         if home.is_unsaved(saver.folder.path) and not is_worth_keeping:
@@ -632,6 +633,9 @@ class SegmentationSession:
     def _touch_record(self) -> None:
         if self._autosave is not None:
             self._autosave.touch_record()
+
+    def _on_problem(self, sentence: str) -> None:
+        self.saving_changed.emit(sentence)
 
     def _on_slice_changed(self, uid: str, z: int, old: str, new: str) -> None:
         volume = self.volume_of(uid)

@@ -32,6 +32,7 @@ from napari_mlbseg.viewer.layers import ResultLayers
 from napari_mlbseg.viewer.painting import PaintWatch
 from napari_mlbseg.viewer.reviewing import Reviewer
 from napari_mlbseg.viewer.session_files import SessionFiles
+from napari_mlbseg.viewer.settings import apply_settings
 from napari_mlbseg.viewer.words import ending
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class DockController:
 
     def __init__(self, viewer: Viewer, session: SegmentationSession | None = None) -> None:
         self.viewer = viewer
-        self.session = session if session is not None else SegmentationSession()
+        self.session = session if session is not None else _new_session()
         self.results = ResultLayers(viewer)
         self.comparison = Comparison(viewer)
         self.reviewer = Reviewer(self)
@@ -330,7 +331,7 @@ class DockController:
     def _on_painted(self, layer: Labels) -> None:
         for binding in self.bindings:
             if binding.annotation == layer:
-                self.session.touch(binding.image.name, current_slice(self.viewer, layer, self.slice_axis))
+                self.session.touch(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
 
     def _on_renamed(self, event: Any) -> None:
         self.sync()
@@ -439,3 +440,9 @@ class DockController:
     def _view_emitters(self) -> tuple[Any, ...]:
         dims = self.viewer.dims.events
         return dims.point, dims.order, dims.ndisplay, self.viewer.layers.selection.events.active
+
+
+def _new_session() -> SegmentationSession:
+    session = SegmentationSession()
+    apply_settings(session)
+    return session

@@ -108,16 +108,22 @@ class ResultLayers:
         self._stale.clear()
         self.changed.emit()
 
+    def has_slice(self, binding: VolumeBinding, key: str, z: int) -> bool:
+        """Whether a slice of a kind of result is there to be shown."""
+        target, kind = self._target_of(binding), _kind(key)
+        if target is None or key not in target.sources:
+            return False
+        return target.sources[key].before is not None or all(z in target.written[array] for array in kind.arrays)
+
     def slice_of(self, binding: VolumeBinding, key: str, z: int) -> np.ndarray | None:
         """A slice of a kind of result as it is shown, (Y, X); None where the slice was not written yet."""
-        target = next((target for target in self._targets.values() if target.binding is binding), None)
-        kind = _kind(key)
-        if target is None or key not in target.readers or key not in target.sources:
+        target = self._target_of(binding)
+        if target is None or not self.has_slice(binding, key, z):
             return None
-        source = target.sources[key]
-        if source.before is None and not all(z in target.written[array] for array in kind.arrays):
-            return None
-        return np.asarray(source(slice(z, z + 1)))[0]
+        return np.asarray(target.sources[key](slice(z, z + 1)))[0]
+
+    def _target_of(self, binding: VolumeBinding) -> _Target | None:
+        return next((target for target in self._targets.values() if target.binding is binding), None)
 
     def take(self, event: Preview) -> None:
         """Note what was written, and make the layers that can be made now."""

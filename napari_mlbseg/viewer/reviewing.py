@@ -45,6 +45,11 @@ class Reviewer:
             return None
         return self._controller.results.slice_of(binding, "pseudo_labels", z)
 
+    def has_prediction(self) -> bool:
+        """Whether there is a prediction of the slice in view."""
+        binding, z = self._controller.current, self._controller.current_slice
+        return binding is not None and z is not None and self._controller.results.has_slice(binding, "pseudo_labels", z)
+
     def accept(self) -> None:
         """Take the prediction of the slice in view over into the annotation, in one step of undo."""
         controller = self._controller

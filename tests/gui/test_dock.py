@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QApplication
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
-from napari_mlbseg.viewer.controller import SHORTCUT
+from napari_mlbseg.viewer.keys import SHORTCUTS
 from napari_mlbseg.viewer.result_kinds import RESULT_KINDS
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
@@ -64,18 +64,18 @@ def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, 
     assert not dock.clean.mark.isChecked()
     for layer_is_painted in (True, False):  # the key must work whichever layer is selected
         viewer.layers.selection.active = annotation if layer_is_painted else viewer.layers["heart"]
-        qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUT)
+        qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUTS["mark_slice_clean"].key)
         assert (dock.clean.list.count() == 2) == layer_is_painted
-    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUT)
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, SHORTCUTS["mark_slice_clean"].key)
     assert dock.clean.list.item(1).text() == "Slice 7  (all background)"
 
 
-def test_the_shortcut_is_free_in_napari():
+def test_the_shortcuts_are_free_in_napari():
     from napari.utils.shortcuts import default_shortcuts
 
     taken = {str(binding) for bindings in default_shortcuts.values() for binding in bindings}
     assert "V" in taken
-    assert SHORTCUT not in taken
+    assert not {shortcut.key.replace("-", "+") for shortcut in SHORTCUTS.values()} & taken
 
 
 def test_the_list_jumps_and_removes(qtbot, heart):
