@@ -94,7 +94,9 @@ class Preview(_Event):
     stage: Stage
     seconds: float = 0.0
     statistics: dict[str, tuple[float | None, ...]] = Field(
-        default={}, description="Name of a statistic -> its value on each of `slices`; None where it is not known."
+        default_factory=dict,
+        description="Name of a statistic -> one value for each of `slices`, None where not known; see "
+        "`napari_mlbseg.engine.slice_statistics` for names and units.",
     )
 
 

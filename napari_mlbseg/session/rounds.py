@@ -152,7 +152,9 @@ class Round:
         of_volume = self.statistics[event.volume]
         for name, values in event.statistics.items():
             known = of_volume.setdefault(name, np.full(n_slices, np.nan))
-            known[list(event.slices)] = [np.nan if value is None else value for value in values]
+            for z, value in zip(event.slices, values, strict=True):
+                if value is not None:
+                    known[z] = value
 
 
 @dataclass(eq=False)
