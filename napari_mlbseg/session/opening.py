@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from napari_mlbseg.io.image_file import FileGrid, ImageFileError
-from napari_mlbseg.io.readers import METADATA_KEY, read_layers
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
 from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError, SessionRecord, VolumeRecord
 from napari_mlbseg.session.storage import SessionFolder, content_hash
@@ -151,6 +150,8 @@ def _read_image(record: VolumeRecord, path: Path) -> tuple[Any, FileGrid | None]
                 f"What was painted is safe in {image.path.replace('images/', 'annotations/')}."
             )
         return np.asarray(zarr.open_array(path, mode="r")[:]), None
+    from napari_mlbseg.io.readers import read_layers  # brings nibabel and tifffile
+
     try:
         layers = read_layers(str(path))
     except ImageFileError as error:

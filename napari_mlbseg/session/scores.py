@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from napari_mlbseg.engine.metrics import compare_labels
 from napari_mlbseg.session.records import SliceScore
 
 __all__ = ["advice", "mean_dice", "mean_hd95", "score_slice"]
@@ -44,6 +43,8 @@ def score_slice(
     SliceScore
         Means over the classes that occur in either. Dice is 1 and HD95 is 0 where there is none.
     """
+    from napari_mlbseg.engine.metrics import compare_labels  # brings scipy, which the window need not wait for
+
     scores = list(compare_labels(prediction[None], painted[None], (1.0, *spacing)).values())
     distances = [score.hd95 for score in scores]
     return SliceScore(

@@ -12,8 +12,8 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
 from zarr.storage import LocalStore
 
+from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.io.image_file import FileGrid
-from napari_mlbseg.io.readers import METADATA_KEY as FILE_KEY
 from napari_mlbseg.session import AnnotatedVolume, SliceMarks
 from napari_mlbseg.session.records import Geometry
 from napari_mlbseg.session.volume import ImageSource, new_uid

@@ -23,7 +23,7 @@ from napari_mlbseg.viewer.words import clock, size
 
 __all__ = ["RoundsPanel"]
 
-_COLUMNS = ("Round", "Clean", "Time", "Dice", "HD95", "Disk")
+_COLUMNS = ("#", "Clean", "Time", "Dice", "HD95", "Disk")
 _HELP = (
     "Number of the round; ▶ is the one that is shown",
     "Clean slices that it learnt from",
@@ -49,7 +49,9 @@ class RoundsPanel(Panel):
         self.table.setHeaderLabels(_COLUMNS)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.table.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.header().setStretchLastSection(True)
+        self.table.header().setStretchLastSection(False)
+        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.table.setIndentation(0)
         for column, words in enumerate(_HELP):
             self.table.headerItem().setToolTip(column, words)
         self.empty = WrappedLabel("Every training is a round: its model, results and score are kept here.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,8 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 
-from napari_mlbseg.io.readers import METADATA_KEY as FILE_KEY
+from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.session import SessionError, SessionState
-from napari_mlbseg.session.exporting import export_session
 from napari_mlbseg.session.opening import LoadedSession, LoadedVolume, load_session, missing_images
 from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.viewer.binding import VolumeBinding, make_annotation, transform_from
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from napari_mlbseg.viewer.controller import DockController
 
 __all__ = ["SessionFiles"]
-
-#: Asks where an image is now, by the path that it had; None: the person gave up.
-AskForImage = Callable[[str], Path | None]
 
 
 class SessionFiles:
@@ -41,23 +37,37 @@ class SessionFiles:
     """
 
     busy_changed = Signal(str)  # what is being done, in words; empty: nothing
+    image_missing = Signal(object, str, object)  # session, path that an image had, and what `open` knows of others
 
     def __init__(self, controller: DockController) -> None:
         self._controller = controller
         self.is_busy = False
 
-    def open(self, path: Path, ask: AskForImage = lambda path: None) -> None:
-        """Read a session in a thread, then show it. What was open is saved first and stays in the layer list."""
-        controller = self._controller
+    def open(self, path: Path, moved: Mapping[str, Path] | None = None) -> None:
+        """Read a session in a thread, then show it. What was open is saved first and stays in the layer list.
+
+        Parameters
+        ----------
+        path : Path
+        moved : mapping of str to Path, optional
+            Where images are now that are not where they were; for one that is missing, `image_missing` is emitted
+            instead, so that somebody can ask and call again.
+        """
+        controller, moved = self._controller, dict(moved or {})
         if controller.session.state is not SessionState.IDLE:
             controller.complained.emit("A training is running: stop it first, then open another session.")
             return
         if self.is_busy:
             return
         try:
-            moved = _find_images(SessionFolder(path), ask)
+            folder = SessionFolder(path)
+            lost = missing_images(folder, folder.read(), moved)
         except SessionError as error:
             controller.complained.emit(str(error))
+            return
+        if lost:
+            controller.complained.emit(f"The image {lost[0]} of this session is missing: say where it is now.")
+            self.image_missing.emit(path, lost[0], moved)
             return
         self._in_thread(f"Opening {path.name}…", lambda: load_session(path, moved), self._show)
 
@@ -71,6 +81,8 @@ class SessionFiles:
 
     def export(self, out: Path) -> None:
         """Write annotation and results as image files, in a thread."""
+        from napari_mlbseg.session.exporting import export_session  # brings nibabel and tifffile
+
         session = self._controller.session
         volumes, shown = list(session), session.shown_round
 
@@ -150,27 +162,3 @@ class SessionFiles:
     def _ready(self) -> None:
         self.is_busy = False
         self.busy_changed.emit("")
-
-
-def _find_images(folder: SessionFolder, ask: AskForImage) -> dict[str, Path]:
-    """Where images are now that are not where they were; a folder that moved is asked for once.
-
-    Raises
-    ------
-    SessionError
-        If the folder is no session, or nobody knows where an image is.
-    """
-    record = folder.read()
-    moved: dict[str, Path] = {}
-    for _ in record.volumes:
-        lost = missing_images(folder, record, moved)
-        if not lost:
-            break
-        found = ask(lost[0])
-        if found is None:
-            raise SessionError(
-                f"The image {lost[0]} of this session is missing: put it back, or say where it is now when you open "
-                "the session again."
-            )
-        moved[lost[0]] = found
-    return moved

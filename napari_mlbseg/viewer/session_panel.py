@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QToolButton
+from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QToolButton
 
 from napari_mlbseg.session.home import recent_sessions, unsaved_sessions
 from napari_mlbseg.session.storage import SUFFIX
 from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.dialogs import ask_for_file, ask_for_folder, ask_where_to_save
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 
 __all__ = ["SessionPanel"]
@@ -67,36 +68,32 @@ class SessionPanel(Panel):
         self.listen(session.round_started, self._show)
         self.listen(session.saving_changed, self._on_problem)
         self.listen(self._files.busy_changed, self._on_busy)
+        self.listen(self._files.image_missing, self._on_image_missing)
 
     # -- to the files --------------------------------------------------------------------------------------------
 
     def _on_save(self) -> None:
         session = self._controller.session
         name = session.folder.name if session.is_unsaved else session.folder.stem + " copy" + SUFFIX
-        start = Path.home() if session.is_unsaved else session.folder.parent
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save the session as", str(start / name), f"MLB-Seg session (*{SUFFIX})"
-        )
-        if path:
-            self._files.save_as(Path(path))
+        start = (Path.home() if session.is_unsaved else session.folder.parent) / name
+        ask_where_to_save(self, "Save the session as", start, f"MLB-Seg session (*{SUFFIX})", self._files.save_as)
 
     def _on_open(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, f"Open a session: a folder that ends in {SUFFIX}")
-        if path:
-            self.open_session(Path(path))
+        ask_for_folder(self, f"Open a session: a folder that ends in {SUFFIX}", self.open_session)
 
     def open_session(self, path: Path) -> None:
         """Open a session; where an image is missing, ask for it once."""
-        self._files.open(path, self._ask_for_image)
+        self._files.open(path)
 
-    def _ask_for_image(self, lost: str) -> Path | None:
-        path, _ = QFileDialog.getOpenFileName(self, f"Where is {Path(lost).name} now? It was {lost}")
-        return Path(path) if path else None
+    def _on_image_missing(self, path: Path, lost: str, moved: dict[str, Path]) -> None:
+        ask_for_file(
+            self,
+            f"Where is {Path(lost).name} now? It was {lost}",
+            lambda found: self._files.open(path, {**moved, lost: found}),
+        )
 
     def _on_export(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, "Export to a folder")
-        if path:
-            self._files.export(Path(path))
+        ask_for_folder(self, "Export to a folder", self._files.export)
 
     def _fill_menu(self) -> None:
         """Sessions to choose from, read when they are asked for."""

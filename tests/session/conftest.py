@@ -26,9 +26,7 @@ def make_volume(name="heart", slice_axis=0, clean=(), **options) -> AnnotatedVol
         annotation[tuple(z if axis == slice_axis else slice(3, 9) for axis in range(3))] = 2
     image = np.random.default_rng(0).random(shape).astype(np.float32)
     marks = SliceMarks(clean=set(clean))
-    return AnnotatedVolume(
-        name=name, image=image, annotation=annotation, slice_axis=slice_axis, marks=marks, **options
-    )
+    return AnnotatedVolume(name=name, image=image, annotation=annotation, slice_axis=slice_axis, marks=marks, **options)
 
 
 class PlayedJob(LocalJob):
