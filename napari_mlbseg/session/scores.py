@@ -13,6 +13,7 @@ __all__ = ["advice", "mean_dice", "mean_hd95", "score_slice"]
 
 _FLAT = 0.005  # Dice by which a round must be better to count as progress
 _ENOUGH = 0.97
+_LEAST_SLICES = 2  # one slice that was right proves little
 
 
 def score_slice(
@@ -68,11 +69,15 @@ def mean_hd95(scores: Sequence[SliceScore]) -> float | None:
     return float(np.mean(distances)) if distances else None
 
 
-def advice(dice_of_rounds: Sequence[float | None]) -> str:
+def advice(scores_of_rounds: Sequence[Sequence[SliceScore]]) -> str:
     """What the held-out scores of the rounds, oldest first, say about further slices; empty if nothing yet."""
-    scored = [dice for dice in dice_of_rounds if dice is not None]
-    if scored and scored[-1] >= _ENOUGH:
-        return f"The last scored round was right before you corrected it (Dice {scored[-1]:.3f}): this may be enough."
+    rounds = [scores for scores in scores_of_rounds if scores]
+    scored = [float(np.mean([score.dice for score in scores])) for scores in rounds]
+    if rounds and len(rounds[-1]) >= _LEAST_SLICES and scored[-1] >= _ENOUGH:
+        return (
+            f"The last scored round was right on {len(rounds[-1])} slices before you corrected them (Dice "
+            f"{scored[-1]:.3f}): this may be enough."
+        )
     if len(scored) >= 3 and max(scored[-2:]) < scored[-3] + _FLAT:
         listed = ", ".join(f"{dice:.3f}" for dice in scored[-3:])
         return f"Further slices have stopped helping: held-out Dice {listed} over the last scored rounds."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels
@@ -311,7 +311,8 @@ class DockController:
         if self._closed:
             return
         self._closed = True
-        self._timer.stop()
+        with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
+            self._timer.stop()
         self._disconnect()
         self._end_progress()
         self.session.close()
@@ -434,7 +435,8 @@ class DockController:
         self.session.check_started.disconnect(self._begin_progress)
         self.session.round_shown.disconnect(self._on_round_shown)
         self.session.event_received.disconnect(self._on_event)
-        self._timer.timeout.disconnect(self._on_tick)
+        with suppress(RuntimeError):
+            self._timer.timeout.disconnect(self._on_tick)
         QApplication.instance().aboutToQuit.disconnect(self.close)
 
     def _view_emitters(self) -> tuple[Any, ...]:

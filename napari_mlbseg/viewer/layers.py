@@ -190,7 +190,7 @@ class ResultLayers:
             target.readers[kind.key] = fresh
             if kind.key not in target.layers:
                 self._insert(name, target, kind, fresh)
-                self.changed.emit()
+            self.changed.emit()
         layer = target.layers.get(kind.key)
         if layer is not None:
             layer.refresh(extent=False)

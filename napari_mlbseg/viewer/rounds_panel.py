@@ -48,7 +48,7 @@ class RoundsPanel(Panel):
         self.table.setColumnCount(len(_COLUMNS))
         self.table.setHeaderLabels(_COLUMNS)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.table.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.header().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.table.header().setStretchLastSection(False)
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.table.setIndentation(0)
@@ -160,7 +160,7 @@ class RoundsPanel(Panel):
         self.empty.setVisible(not rounds)
         row = self.table.sizeHintForRow(0) if rounds else 0
         self.table.setFixedHeight(self.table.header().sizeHint().height() + row * min(rounds, _SHOWN_ROWS) + 6)
-        words = advice([past.held_out_dice for past in self._session.rounds])
+        words = advice([list(past.scores.values()) for past in self._session.rounds])
         self.advice.setText(words)
         self.advice.setVisible(bool(words))
         self._show_estimate()

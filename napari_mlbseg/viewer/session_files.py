@@ -131,6 +131,7 @@ class SessionFiles:
             annotation = make_annotation(image, volume.annotation) if volume.is_annotated else None
             if annotation is not None:
                 viewer.add_layer(annotation)
+                viewer.layers.selection.active = annotation
         return VolumeBinding(image, annotation, marks=each.marks, uid=volume.uid)
 
     def _try(self, action: Callable[[], None]) -> None:

@@ -121,6 +121,8 @@ class TrainPanel(Panel):
         self.device.hide()  # not known yet: it would leave a gap
         self.stage.show()
         self.bar.show()
+        for event in started.events if started is not None else ():  # of a round that was found running
+            self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Metrics) and "device" in event.values:  # it is chosen when torch has been loaded

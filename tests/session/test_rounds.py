@@ -154,11 +154,18 @@ def test_scores_are_means_over_classes_in_physical_units():
 
 
 def test_advice_comes_when_further_slices_stop_helping():
+    def rounds(*dice):
+        return [
+            [SliceScore(volume="v", slice=z, dice=d, hd95=1.0, unit="mm") for z, d in enumerate(of_round)]
+            for of_round in dice
+        ]
+
     assert advice([]) == ""
-    assert advice([0.8, 0.9]) == ""
-    assert "stopped helping" in advice([0.8, 0.9, 0.902, None, 0.899])
-    assert advice([0.8, 0.9, 0.92]) == ""
-    assert "0.975" in advice([0.8, None, 0.975])
+    assert advice(rounds([0.8], [0.9])) == ""
+    assert "stopped helping: held-out Dice 0.900, 0.902, 0.899" in advice(rounds([0.8], [0.9], [0.902], [], [0.899]))
+    assert advice(rounds([0.8], [0.9], [0.92])) == ""
+    assert "0.975" in advice(rounds([0.8], [], [0.97, 0.98]))
+    assert advice(rounds([0.8], [], [1.0])) == "", "one slice proves little"
 
 
 def test_leaving_one_out_is_no_round_and_needs_three_slices(saved, settle):
