@@ -15,7 +15,7 @@ import yaml
 from npe2 import PluginManifest
 
 import napari_mlbseg
-from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.config import PRESETS, TrainingConfig
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "napari_mlbseg" / "napari.yaml"
@@ -41,6 +41,24 @@ def test_every_action_of_the_dock_is_a_command_with_a_place_in_a_menu():
     for name in import_module("napari_mlbseg.viewer.commands").__all__:
         assert f"napari-mlbseg.{name}" in {command.id for command in contributions.commands}
         assert f"napari-mlbseg.{name}" in in_menus
+
+
+def test_every_shortcut_is_a_command_and_stands_in_the_documentation():
+    from napari_mlbseg.viewer.keys import SHORTCUTS
+
+    commands = {command.id for command in PluginManifest.from_file(MANIFEST).contributions.commands}
+    page = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
+    for action, shortcut in SHORTCUTS.items():
+        assert f"napari-mlbseg.{action}" in commands
+        assert f"| `{shortcut.key.replace('-', '+')}` | {shortcut.words} |" in page
+
+
+def test_defaults_of_the_settings_are_those_of_the_parameters():
+    configurations = PluginManifest.from_file(MANIFEST).contributions.configurations
+    training = configurations["training"].properties
+    quick = TrainingConfig.from_preset(training["preset"].default)
+    assert training["time_budget"].default == quick.time_budget
+    assert set(training["preset"].enum) == set(PRESETS)
 
 
 def test_no_qt_binding_is_required():

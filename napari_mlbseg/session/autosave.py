@@ -202,7 +202,7 @@ class Autosave:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
         if self.is_awake:
             # what cannot be written was said already, and there is nobody left to tell
-            with suppress(OSError, SessionError):
+            with suppress(OSError, SessionError, RuntimeError):  # the last of a program that is ending already
                 self.flush(seconds, images=True)
         self.background.close()
         if self._locked:

@@ -58,6 +58,9 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
     train(first="04-training")
     person.picture("05-trained")
     person.click(dock.review.go)
+    while not dock.controller.reviewer.prediction().any():  # beyond the structure there is nothing to accept
+        person.click(dock.review.skip)
+        person.click(dock.review.go)
     suggested = dock.controller.current_slice
     person.picture("06-suggested")
     annotation = viewer.layers.selection.active
@@ -71,7 +74,7 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
     rows = np.argwhere(annotation.data[suggested])
     lowest = rows[rows[:, 0].argmax()]
     person.use("1", "erase")
-    person.stroke([tuple(lowest + (2, d)) for d in (-6, -3, 0, 3, 6)])  # a correction along its lower edge
+    person.stroke([(lowest[0] + 2, lowest[1] + d) for d in (-6, -3, 0, 3, 6)])  # a correction along its lower edge
     person.use("2", "paint")
     name = dock.controller.current.image.name
     person.wait_for(lambda: session.provenance(name, suggested).value == "corrected")

@@ -1,0 +1,284 @@
+"""Reviewing in a real viewer: accept, undo, reject, regions, suggestions; rounds and sessions from their panels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QMessageBox
+
+from napari_mlbseg.events import Finished, FinishReason
+from napari_mlbseg.session import Provenance, SessionState
+from napari_mlbseg.session.home import recent_sessions, unsaved_sessions
+from napari_mlbseg.viewer.binding import METADATA_KEY
+from napari_mlbseg.viewer.comparison import GONE, NEW, OTHER, difference
+
+from ..session.conftest import PlayedJob
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture(autouse=True)
+def played(monkeypatch):
+    """Jobs whose worker the test plays, in real job folders."""
+    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
+
+
+@pytest.fixture
+def reviewed(open_dock, make_napari_viewer, image, wait_for):
+    """A visible viewer after a round that predicted label 1 everywhere: (viewer, dock, annotation)."""
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    _, dock = open_dock(viewer)
+    dock.data.volume_rows[0].new.click()
+    annotation = viewer.layers["heart annotation"]
+    annotation.data_setitem(tuple(np.argwhere(np.ones((1, 6, 6))).T + np.array([[3], [10], [10]])), 1)
+    dock.controller.go_to(3)
+    dock.clean.mark.click()
+    predict(dock, wait_for, 1)
+    return viewer, dock, annotation
+
+
+def predict(dock, wait_for, label):
+    session = dock.controller.session
+    dock.train.button.click()
+    assert dock.train.complaint.text() == ""
+    session.current_round.job.predict(label, range(12))
+    wait_for(lambda: session.state is SessionState.IDLE and dock.controller.reviewer.prediction() is not None)
+
+
+def test_accepting_is_one_undo_and_spares_what_is_painted(qtbot, reviewed, wait_for):
+    viewer, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    annotation.paint((5, 4, 4), 2)
+    before = annotation.data.copy()
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "G")
+    assert dock.train.complaint.text() == ""
+    assert (annotation.data[5][before[5] == 0] == 1).all()
+    assert (annotation.data[5][before[5] == 2] == 2).all(), "what was painted stays"
+    others = np.delete(np.arange(12), 5)
+    assert np.array_equal(annotation.data[others], before[others])
+    name = "heart"
+    assert dock.controller.session.provenance(name, 5) is Provenance.ACCEPTED
+    annotation.undo()
+    assert np.array_equal(annotation.data, before), "one step"
+    wait_for(lambda: dock.controller.session.provenance(name, 5) is Provenance.PAINTED)
+    annotation.redo()
+    assert dock.controller.session.provenance(name, 5) is Provenance.ACCEPTED
+    assert dock.controller.session.volume(name).clean == {3}, "accepted is not clean"
+
+
+def test_accepting_over_what_is_painted_only_when_asked(qtbot, reviewed):
+    _, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    annotation.paint((5, 4, 4), 2)
+    dock.review.over.click()
+    dock.review.accept.click()
+    assert (annotation.data[5] == 1).all()
+    dock.review.accept.click()
+    assert "adds nothing" in dock.train.complaint.text()
+
+
+def test_rejecting_takes_back_what_was_accepted_and_suggests_the_slice(qtbot, reviewed, wait_for):
+    viewer, dock, annotation = reviewed
+    dock.controller.go_to(8)
+    dock.review.accept.click()
+    assert annotation.data[8].all()
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "W")
+    assert not annotation.data[8].any()
+    assert dock.controller.reviewer.suggestion().slice == 8
+    wait_for(lambda: "rejected" in dock.review.status.text())
+    annotation.paint((8, 4, 4), 2)
+    dock.review.reject.click()
+    assert (annotation.data[8] == 2).any(), "what was painted stays"
+    dock.controller.go_to(2)
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "N")
+    assert dock.controller.current_slice == 8
+    dock.review.skip.click()
+    assert dock.controller.reviewer.suggestion().slice != 8
+
+
+def test_only_a_region_is_accepted(reviewed):
+    viewer, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    dock.review.region.click()
+    region = viewer.layers.selection.active
+    assert region.mode == "add_polygon_lasso"
+    assert METADATA_KEY in region.metadata, "never offered as an image or annotation"
+    region.add_rectangles(np.array([[5, 10.5, 4.5], [5, 10.5, 12.5], [5, 20.5, 12.5], [5, 20.5, 4.5]]))
+    region.add_ellipses(np.array([[6, 0, 0], [6, 0, 9], [6, 9, 9], [6, 9, 0]]))  # on another slice
+    dock.review.accept.click()
+    expected = np.zeros_like(annotation.data[5])
+    expected[11:21, 5:13] = 1
+    assert np.array_equal(annotation.data[5], expected)
+    assert len(region.data) == 1, "the area was used up, that of the other slice was not"
+    assert viewer.layers.selection.active == annotation
+    annotation.undo()
+    assert not annotation.data[5].any()
+
+
+def test_without_a_prediction_there_is_nothing_to_accept(qtbot, open_dock, make_napari_viewer, image):
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    _, dock = open_dock(viewer)
+    assert not dock.review.accept.isEnabled()
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "G")
+    assert "has no annotation layer" in dock.train.complaint.text()
+    dock.data.volume_rows[0].new.click()
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "G")
+    assert "press Train first" in dock.train.complaint.text()
+
+
+def test_accepts_undone_over_ten_rounds_leave_the_voxels_as_they_were(reviewed, wait_for):
+    _, dock, annotation = reviewed
+    before = annotation.data.copy()
+    for number in range(10):
+        predict(dock, wait_for, number % 2)
+        for z in (1, 6, 9):
+            dock.controller.go_to(z)
+            dock.review.accept.click()
+        while not np.array_equal(annotation.data, before):
+            annotation.undo()
+    checksums = {sum for past in dock.controller.session.rounds for sum in past.record.checksums.values()}
+    assert len(checksums) == 1
+    assert len(dock.controller.session.rounds) == 11
+    layers = [layer for layer in dock.controller.viewer.layers if METADATA_KEY in layer.metadata]
+    assert len(layers) == 1, "no pile of result layers"
+
+
+def test_rounds_are_restored_compared_and_deleted(qtbot, reviewed, wait_for):
+    viewer, dock, annotation = reviewed
+    dock.controller.go_to(6)
+    predict(dock, wait_for, 0)
+    panel, session = dock.rounds, dock.controller.session
+    assert [panel.table.topLevelItem(i).text(0) for i in range(2)] == ["▶ 2", "1"]
+    pseudo = viewer.layers["heart pseudo-labels"]
+    assert not np.asarray(pseudo.data[6]).any()
+    panel.choose(1)
+    qtbot.mouseClick(panel.restore, Qt.MouseButton.LeftButton)
+    wait_for(lambda: np.asarray(pseudo.data[6]).all())
+    assert pseudo in viewer.layers, "updated in place"
+    assert panel.table.topLevelItem(1).text(0) == "▶ 1"
+    panel.choose(1, 2)
+    panel.compare.click()
+    layer = viewer.layers["heart round 1 against 2"]
+    assert (np.asarray(layer.data[6]) == GONE).all()
+    assert METADATA_KEY in layer.metadata
+    panel.compare.click()
+    assert len([layer for layer in viewer.layers if "against" in layer.name]) == 1
+    panel.choose(1)
+    panel.delete.click()
+    (box,) = panel.window().findChildren(QMessageBox)
+    assert "What you painted stays" in box.text()
+    qtbot.mouseClick(box.button(QMessageBox.StandardButton.Yes), Qt.MouseButton.LeftButton)
+    wait_for(lambda: len(session.rounds) == 1)
+    wait_for(lambda: not np.asarray(pseudo.data[6]).any())  # the other round is shown
+    panel.choose(2)
+    panel.delete.click()
+    box = [b for b in panel.window().findChildren(QMessageBox) if b.isVisible()][-1]
+    qtbot.mouseClick(box.button(QMessageBox.StandardButton.Yes), Qt.MouseButton.LeftButton)
+    wait_for(lambda: not session.rounds)
+    assert "heart pseudo-labels" not in viewer.layers
+    assert annotation in viewer.layers
+
+
+def test_a_difference_tells_what_is_gone_new_and_other():
+    first, second = np.array([[[0, 1, 1, 2]]]), np.array([[[1, 0, 1, 1]]])
+    assert difference(first, second)(slice(0, 1)).tolist() == [[[NEW, GONE, 0, OTHER]]]
+
+
+def test_a_corrected_slice_scores_the_round_in_the_table(reviewed, wait_for):
+    _, dock, annotation = reviewed
+    dock.controller.go_to(7)
+    dock.review.accept.click()
+    annotation.data_setitem(tuple(np.argwhere(np.ones((1, 24, 40))).T + np.array([[7], [0], [0]])), 0)  # half of it
+    dock.clean.mark.click()
+    wait_for(lambda: dock.rounds.table.topLevelItem(0).text(3) == f"{2 / 3:.3f}")
+    assert "slice 7: Dice 0.667" in dock.rounds.table.topLevelItem(0).toolTip(0)
+    wait_for(lambda: "(corrected)" in [dock.clean.list.item(i).text() for i in range(2)][1])
+
+
+def test_a_session_is_saved_and_opened_from_the_panel(qtbot, reviewed, wait_for, tmp_path, open_dock):
+    _, dock, annotation = reviewed
+    session = dock.controller.session
+    assert "Not saved" in dock.session.status.text()
+    dock.session.save.click()
+    dialog = dock.session.findChild(QFileDialog)
+    dialog.fileSelected.emit(str(tmp_path / "mine"))
+    dialog.reject()
+    assert session.folder == tmp_path / "mine.mlbseg"
+    assert "mine" in dock.session.status.text()
+    painted, clean = annotation.data.copy(), set(session.volume("heart").clean)
+    dock.controller.close()
+    assert recent_sessions() == [tmp_path / "mine.mlbseg"]
+    assert unsaved_sessions() == []
+    viewer, again = open_dock()  # another window: napari 0.9.2 crashes when painted layers are cleared in software GL
+    again.session.menu.aboutToShow.emit()
+    (action,) = (a for a in again.session.menu.actions() if a.text() == "mine")
+    action.trigger()
+    wait_for(lambda: "heart annotation" in viewer.layers and again.controller.reviewer.has_prediction(), 20)
+    assert np.array_equal(viewer.layers["heart annotation"].data, painted)
+    assert again.controller.session.volume("heart").clean == clean
+    assert again.controller.clean_slices(again.controller.current) == clean
+    viewer.layers["heart annotation"].paint((9, 5, 5), 1)
+    wait_for(lambda: 9 in again.controller.session.painted_slices("heart"))
+    predict(again, wait_for, 1)
+    assert again.controller.session.current_round.number == 2
+
+
+def test_a_session_dropped_on_the_window_opens_in_the_dock(reviewed, wait_for, tmp_path, open_dock):
+    _, dock, _ = reviewed
+    dock.controller.files.save_as(tmp_path / "mine.mlbseg")
+    dock.controller.close()
+    viewer, again = open_dock()  # another window: napari 0.9.2 crashes when painted layers are cleared in software GL
+    viewer.open(str(tmp_path / "mine.mlbseg"), plugin="napari-mlbseg")
+    wait_for(lambda: again.controller.session.folder == tmp_path / "mine.mlbseg", 20)
+    assert "heart" in viewer.layers
+
+
+def test_a_session_that_cannot_be_opened_is_a_sentence(open_dock, tmp_path, wait_for):
+    _, dock = open_dock()
+    dock.session.open_session(tmp_path / "nothing.mlbseg")
+    assert "is no session" in dock.train.complaint.text()
+
+
+def test_opening_waits_for_a_training(reviewed, tmp_path):
+    _, dock, _ = reviewed
+    dock.train.button.click()
+    dock.session.open_session(tmp_path / "other.mlbseg")
+    assert "stop it first" in dock.train.complaint.text()
+    dock.controller.session.current_round.job.say(Finished(reason=FinishReason.STEPS, steps=1, seconds=1))
+
+
+def test_a_full_disk_is_said_in_the_dock_and_painting_goes_on(reviewed, wait_for, monkeypatch):
+    _, dock, annotation = reviewed
+
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_mlbseg.session.storage.SliceArray.write", refuse)
+    annotation.paint((9, 5, 5), 1)
+    wait_for(lambda: not dock.session.problem.isHidden() and "No space left" in dock.session.problem.text(), 10)
+    annotation.paint((10, 5, 5), 1)
+    monkeypatch.undo()
+    wait_for(lambda: dock.session.problem.isHidden(), 15)
+    assert annotation.data[10].any()
+
+
+def test_an_estimate_leaves_one_out(reviewed, wait_for):
+    from napari_mlbseg.events import HeldOut
+
+    _, dock, _ = reviewed
+    assert not dock.rounds.check.isEnabled(), "three clean slices are needed"
+    for z in (5, 7):
+        dock.controller.go_to(z)
+        dock.review.accept.click()
+        dock.clean.mark.click()
+    dock.rounds.check.click()
+    job = dock.controller.session.check.job
+    assert dock.train.button.text() == "S&top"
+    job.say(HeldOut(volume="heart", slice=5, dice=0.8, hd95=3.0), HeldOut(volume="heart", slice=7, dice=0.9, hd95=None))
+    job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=5, seconds=3))
+    wait_for(lambda: "Dice 0.850, HD95 3.0 pixel over 2 clean slices" in dock.rounds.estimate.text())
+    assert len(dock.controller.session.rounds) == 1
