@@ -1,7 +1,7 @@
 """What a job tells: frozen events and their JSON form, one object a line.
 
-A job sends any number of `Started`, `Progress`, `Losses`, `Preview` and `Metrics`, then **exactly one** terminal event:
-`Finished`, `Cancelled` or `Failed`. The file ``events.jsonl`` of a job folder holds them in order.
+A job sends any number of `Started`, `Progress`, `Losses`, `Preview`, `Metrics` and `HeldOut`, then **exactly one**
+terminal event: `Finished`, `Cancelled` or `Failed`. The file ``events.jsonl`` of a job folder holds them in order.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = [
     "Failed",
     "FinishReason",
     "Finished",
+    "HeldOut",
     "Losses",
     "Metrics",
     "Preview",
@@ -101,6 +102,22 @@ class Metrics(_Event):
     values: dict[str, float | int | str | None]
 
 
+class HeldOut(_Event):
+    """How well a clean slice was predicted by a training that had not seen it."""
+
+    type: Literal["held_out"] = "held_out"
+    volume: str
+    slice: int = Field(description="Index along the slice axis.")
+    dice: float = Field(description="Overlap of the foreground with what was painted, 0 to 1; 1 where both are empty.")
+    hd95: float | None = Field(
+        description="95th percentile of the distances between both outlines, within the slice, in the unit of the "
+        "spacing. None where one of them is empty."
+    )
+    classes: dict[int, tuple[float, float | None]] = Field(
+        description="The same two of each class in either, by label number."
+    )
+
+
 class Finished(_Event):
     """Terminal: the job did what it was asked."""
 
@@ -129,7 +146,7 @@ class Failed(_Event):
 
 
 TerminalEvent = Finished | Cancelled | Failed
-Event = Started | Progress | Losses | Preview | Metrics | Finished | Cancelled | Failed
+Event = Started | Progress | Losses | Preview | Metrics | HeldOut | Finished | Cancelled | Failed
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 

@@ -39,12 +39,22 @@ class Publisher:
     results : Results
     schedule : Schedule
     order : PreviewOrder
+    only : tuple of int, optional
+        Number of a volume and a slice of it, which alone the final pass predicts; by default it predicts all.
     """
 
-    def __init__(self, pool: Pool, learner: Learner, results: Results, schedule: Schedule, order: PreviewOrder) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        learner: Learner,
+        results: Results,
+        schedule: Schedule,
+        order: PreviewOrder,
+        only: Key | None = None,
+    ) -> None:
         self.task = pool.task
         self._pool, self._learner, self._results = pool, learner, results
-        self._schedule, self._order = schedule, order
+        self._schedule, self._order, self._only = schedule, order, only
         self._maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
@@ -78,11 +88,11 @@ class Publisher:
         and pixels that no step visited keep the weight 0.
         """
         began, done = self._schedule.seconds, 0
-        total = sum(volume.n_slices for volume in self.task.volumes)
+        total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
         predictor = Predictor(self.network, self.task.config, self._affordable_views())
         for number, volume in enumerate(self.task.volumes):
             size = predictor.batch_size(volume.slice_shape)
-            for batch in in_batches(self._order.outwards(number), size):
+            for batch in in_batches(self._wanted(number), size):
                 if stops():
                     return
                 if self._can_visit(number, len(batch), total - done):
@@ -113,9 +123,11 @@ class Publisher:
             self._measure_costs()
         needed = 0.0
         for number, (volume, (predicting, weighing)) in enumerate(zip(self.task.volumes, self._costs, strict=True)):
-            unseen = volume.unlabelled_slices if training_visits else ()
-            visits = len(volume.clean_slices) + sum(not self._maps.covers((number, z)) for z in unseen)
-            needed += predicting * volume.n_slices + weighing * visits
+            wanted = self._wanted(number)
+            unseen = set(wanted) - set(volume.clean_slices) if training_visits else ()
+            visits = len(set(wanted) & set(volume.clean_slices))
+            visits += sum(not self._maps.covers((number, z)) for z in unseen)
+            needed += predicting * len(wanted) + weighing * visits
         self._schedule.reserve(needed)
 
     def _show(self, number: int, slices: Sequence[int], predicted: tuple[Tensor, Tensor], stage: Stage) -> Preview:
@@ -182,9 +194,15 @@ class Publisher:
     def _affordable_views(self) -> int:
         """Views of the final prediction: as many as the time left allows, at least the slice itself."""
         wanted = self.task.config.n_views_predict
-        seconds = sum(cost[0] * v.n_slices for v, cost in zip(self.task.volumes, self._costs, strict=True))
+        seconds = sum(cost[0] * len(self._wanted(number)) for number, cost in enumerate(self._costs))
         affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
         return wanted if affordable >= wanted else max(1, int(affordable))
+
+    def _wanted(self, number: int) -> list[int]:
+        """Slices of a volume that the final pass predicts, the one in view first."""
+        if self._only is None:
+            return self._order.outwards(number)
+        return [self._only[1]] if self._only[0] == number else []
 
     def _initial_probability(self, number: int, slices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""

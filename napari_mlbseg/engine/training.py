@@ -14,7 +14,7 @@ from napari_mlbseg.engine.initial_labels import index_dtype
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
 from napari_mlbseg.engine.networks import build_network
-from napari_mlbseg.engine.pool import Pool
+from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
 from napari_mlbseg.engine.progress import Meter, PreviewOrder
 from napari_mlbseg.engine.propagation import improve
@@ -32,7 +32,7 @@ __all__ = ["Training"]
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`.
+    Parameters are those of `napari_mlbseg.engine.train.train`; `only` is the publisher's.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Training:
         previous: Path | None,
         save_to: Path | None,
         start: float,
+        only: Key | None = None,
     ) -> None:
         config = task.config
         self.task, self._results = task, results
@@ -59,7 +60,7 @@ class Training:
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
-        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order)
+        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only)
         self._bootstrap_step = self._step = 0
 
     def initial_labels(self, known: Mapping[str, np.ndarray | None]) -> Iterator[Event]:
