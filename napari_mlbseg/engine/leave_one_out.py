@@ -130,7 +130,8 @@ def _unmarked(task: SegmentationTask, key: Key, seconds: float | None) -> Segmen
     clean[key[1]] = False
     volumes[key[0]] = replace(volumes[key[0]], clean=clean)
     # unvalidated: the share of a short time budget may be shorter than a budget may be
-    config = task.config.model_copy(update={"time_budget": seconds, "preview_interval": _LONGEST_INTERVAL})
+    changes = {"time_budget": seconds, "preview_interval": _LONGEST_INTERVAL, "look_again": False}
+    config = task.config.model_copy(update=changes)
     return SegmentationTask(tuple(volumes), task.class_values, config)
 
 

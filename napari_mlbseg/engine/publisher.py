@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mlbseg.engine.learner import Learner, StepReport
+from napari_mlbseg.engine.look_again import FEWEST_CLEAN, LookAgain
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
 from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
@@ -26,6 +27,7 @@ __all__ = ["Publisher"]
 _WRITE_SECONDS = 0.012  # to write a slice's six arrays
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
+_LOOKING = 4.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: docs/evidence.md)
 
 
 class Publisher:
@@ -41,6 +43,11 @@ class Publisher:
     order : PreviewOrder
     only : tuple of int, optional
         Number of a volume and a slice of it, which alone the final pass predicts; by default it predicts all.
+
+    Attributes
+    ----------
+    outline_seconds : float
+        What it took to draw the initial labels from the clean slices: to look again, that is done once more.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Publisher:
         self.task = pool.task
         self._pool, self._learner, self._results = pool, learner, results
         self._schedule, self._order, self._only = schedule, order, only
+        self.outline_seconds = 0.0
         self._maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
@@ -128,7 +136,29 @@ class Publisher:
             visits = len(set(wanted) & set(volume.clean_slices))
             visits += sum(not self._maps.covers((number, z)) for z in unseen)
             needed += predicting * len(wanted) + weighing * visits
-        self._schedule.reserve(needed)
+        self._schedule.reserve(needed + self._looking_seconds())
+
+    def look_again(self, stops: Callable[[], bool]) -> Iterator[Event]:
+        """Write where the other clean slices contradict what is painted on each; the predictions came first.
+
+        Where there are too few clean slices, or too little time is left, nothing is written: a part of them would look
+        as if the others had been found without a contradiction.
+        """
+        if not self._looking_seconds() or self._schedule.remaining < self._looking_seconds() or stops():
+            return
+        look = LookAgain(self._pool, self._learner)
+        for number, volume in enumerate(self.task.volumes):
+            for z in (z for z in self._order.outwards(number) if volume.clean[z]):
+                if stops():
+                    return
+                self._results[volume.name]["label_doubt"][z] = look.doubt((number, z))
+                yield Preview(
+                    volume=volume.name,
+                    slices=(z,),
+                    arrays=("label_doubt",),
+                    stage=Stage.PREDICT,
+                    seconds=self._schedule.seconds,
+                )
 
     def _show(self, number: int, slices: Sequence[int], predicted: tuple[Tensor, Tensor], stage: Stage) -> Preview:
         """Write predicted slices of a volume and their weight maps."""
@@ -197,6 +227,12 @@ class Publisher:
         seconds = sum(cost[0] * len(self._wanted(number)) for number, cost in enumerate(self._costs))
         affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
         return wanted if affordable >= wanted else max(1, int(affordable))
+
+    def _looking_seconds(self) -> float:
+        """Seconds that `look_again` takes; 0 where it has nothing to do."""
+        if not self.task.config.look_again or len(self._pool.clean) < FEWEST_CLEAN:
+            return 0.0
+        return self.outline_seconds + sum(_LOOKING * self._costs[number][1] for number, _ in self._pool.clean)
 
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
