@@ -5,14 +5,15 @@ The weights of MLB-Seg, asked of the person's own labels. With v the gradient of
 .. math:: \langle \nabla l_i, v \rangle = \sum_c (p_c - y_c) \, \dot z_c, \qquad \dot z = J_z v
 
 is negative where learning from the others speaks against the label y painted on pixel i. At the end of a training this
-product alone is mostly noise (docs/evidence.md): the network has learnt the slice's labels by heart, so its gradients
-are small, and the size of a step is in their scale. What the same pass says well is where the step *leads*: the
+product alone finds little (docs/evidence.md): the network has seen the slice's labels, its gradients are small, and
+they say where it is too sure rather than where it errs. What the same pass says better is where the step *leads*: the
 probabilities that the virtual model, one step along the other clean slices, gives to everything but the painted label.
 
-Two things would show the network what it should judge. Its shape prior on a clean slice is the painted outline itself;
-here the slice is seen with the outline that it would have were it not clean, drawn from the other clean slices. Where
-that outline errs, the network may follow it; so a stroke is doubted only as far as the network doubts it without any
-outline as well.
+The network must not be shown what it should judge: its shape prior on a clean slice is the painted outline. So the
+virtual model sees the outline that the slice would have were it not clean, drawn from the other clean slices. That
+outline errs too, and the network may follow it. Two more opinions guard against it: what the network says without any
+outline, and what it says of the painted one, which it has learnt to correct. A stroke is doubted as far as all three
+doubt it, by their geometric mean.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _MOST = 8  # clean slices whose gradients are summed
 
 def stroke_doubt(probability: Tensor, painted: Tensor) -> Tensor:
     """Probability of everything but the painted label, (B, K, Y, X) and (B, Y, X) of class indices -> (B, Y, X)."""
-    return 1 - probability.gather(1, painted[:, None])[:, 0]
+    return (1 - probability.gather(1, painted[:, None])[:, 0]).clamp(min=0)  # a mean of views may exceed 1 by a bit
 
 
 class LookAgain:
@@ -68,13 +69,14 @@ class LookAgain:
     def doubt(self, key: Key) -> np.ndarray:
         """How far the other clean slices contradict what is painted on a clean slice, (Y, X) float32 in [0, 1].
 
-        0 where they agree; 1 where the network is certain of another label, both with the outline that the others
-        give and without any.
+        0 where they agree; 1 where the network is certain of another label, with the outline that the others give,
+        without any, and with the painted one.
         """
         painted = torch.from_numpy(self._pool.clean_labels(key)).to(self._learner.device)[None]
-        without = self._predictor([self._pool.seen_with(key, None)])[0]
-        doubts = torch.cat([stroke_doubt(opinion, painted) for opinion in (self.after_step(key), without)])
-        return ndimage.gaussian_filter(doubts.prod(0).sqrt().cpu().numpy(), BLUR)
+        seen = [self._pool.seen_with(key, None), self._pool.network_input(key)]
+        opinions = torch.cat([self.after_step(key), self._predictor(seen)[0]])
+        doubts = stroke_doubt(opinions, painted.expand(len(opinions), -1, -1))
+        return ndimage.gaussian_filter(doubts.log().mean(0).exp().cpu().numpy(), BLUR)
 
     def after_step(self, key: Key) -> Tensor:
         """What the network says of a clean slice after a virtual step along the other clean slices, (1, K, Y, X)."""

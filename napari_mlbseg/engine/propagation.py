@@ -220,9 +220,9 @@ def labels_from_others(task: SegmentationTask, volume: Volume) -> np.ndarray:
     fill = _propagating(task, SliceMotion(volume, truth)) if by_motion else _interpolating(task)
     found = np.empty_like(truth)
     for i, z in enumerate(clean):
-        others = [j for j in range(len(clean)) if j != i]
         if 0 < i < len(clean) - 1:
-            found[i] = fill([clean[j] for j in others], truth[others], z)
+            beside = [i - 1, i + 1]  # what lies farther away has no say in either source
+            found[i] = fill([clean[j] for j in beside], truth[beside], z)
         else:
             found[i] = truth[1 if i == 0 else i - 1]
     return found
