@@ -21,7 +21,7 @@ import numpy as np
 from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.metrics import ClassScores, compare_labels, compare_masks
 from napari_mlbseg.engine.results import ResultArray
-from napari_mlbseg.events import Cancelled, Event, Finished, HeldOut, Progress, Started
+from napari_mlbseg.events import Cancelled, Event, Finished, HeldOut, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask, TaskError
 
 __all__ = ["leave_one_out"]
@@ -111,6 +111,7 @@ def _without(
 ) -> Iterator[Progress | HeldOut | Finished | Cancelled]:
     """Train without the clean slice `key` for `seconds`: its `Progress`, the score, and its terminal event."""
     began = time.monotonic()
+    yield Progress(stage=Stage.INITIAL_LABELS, fraction=0)  # something to see before torch is imported
     from napari_mlbseg.engine.training import Training
 
     blind, found = _unmarked(task, key, seconds), _OneSlice(task, key)
