@@ -63,8 +63,8 @@ class LookAgain:
         self._predictor = Predictor(learner.teacher.network, pool.task.config, n_views=1)
         # what is shown of a slice stays the same, so that its gradient can be taken out of the sum again
         self._shown = {key: self._show(key) for key in pool.pick_clean(_MOST)}
-        self._sum: Gradients | None = None
-        self._outlines: dict[int, dict[int, np.ndarray | None]] = {}
+        self._outlines = {number: self._outlines_of(number) for number in {number for number, _ in pool.clean}}
+        self._sum = self._gradient_of_all()
 
     def doubt(self, key: Key) -> np.ndarray:
         """How far the other clean slices contradict what is painted on a clean slice, (Y, X) float32 in [0, 1].
@@ -86,13 +86,18 @@ class LookAgain:
 
     def direction(self, key: Key) -> Gradients:
         """Gradient of the loss on the other clean slices."""
-        if self._sum is None:
-            gradients = [self._gradient(other) for other in self._shown]
-            self._sum = {name: torch.stack([g[name] for g in gradients]).sum(0) for name in gradients[0]}
         if key not in self._shown:
             return self._sum
         own = self._gradient(key)
         return {name: value - own[name] for name, value in self._sum.items()}
+
+    def _gradient_of_all(self) -> Gradients:
+        """Sum over the slices that are shown, one at a time: a network may be large."""
+        total: Gradients = {}
+        for key in self._shown:
+            for name, value in self._gradient(key).items():
+                total[name] = total[name] + value if name in total else value
+        return total
 
     def _gradient(self, key: Key) -> Gradients:
         return self._learner.clean_direction(self._shown[key], doubted=True)
@@ -104,10 +109,7 @@ class LookAgain:
 
     def outline(self, key: Key) -> np.ndarray | None:
         """Initial labels (Y, X) that the slice would have were it not clean; None where nothing is known."""
-        number, z = key
-        if number not in self._outlines:
-            self._outlines[number] = self._outlines_of(number)
-        return self._outlines[number][z]
+        return self._outlines[key[0]][key[1]]
 
     def _outlines_of(self, number: int) -> dict[int, np.ndarray | None]:
         task = self._pool.task

@@ -144,9 +144,12 @@ class Publisher:
         Where there are too few clean slices, or too little time is left, nothing is written: a part of them would look
         as if the others had been found without a contradiction.
         """
-        if not self._looking_seconds() or self._schedule.remaining < self._looking_seconds() or stops():
+        needed = self._looking_seconds()
+        if not needed or self._schedule.remaining < needed or stops():
             return
         look = LookAgain(self._pool, self._learner)
+        if self._schedule.remaining < needed - self.outline_seconds:  # the outlines took longer than at first
+            return
         for number, volume in enumerate(self.task.volumes):
             for z in (z for z in self._order.outwards(number) if volume.clean[z]):
                 if stops():
