@@ -34,6 +34,7 @@ from napari_mlbseg.cli_inputs import (
     training_volumes,
     writable_folder,
 )
+from napari_mlbseg.cli_session import Watchable, add_session_parser
 from napari_mlbseg.config import PRESETS, Device, TrainingConfig
 from napari_mlbseg.engine.metrics import compare_labels
 from napari_mlbseg.io.files import SUFFIXES, read_labels
@@ -146,7 +147,7 @@ def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts
     return _INTERRUPTED if interrupted else _OK
 
 
-def _watch(job: LocalJob) -> bool:
+def _watch(job: Watchable) -> bool:
     """Show the job's progress until it ends; Ctrl+C asks it to stop and keep what it has. True if that happened."""
     interrupted = False
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -249,6 +250,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("reference", metavar="REFERENCE", help="label file")
     evaluate.add_argument("--exclude", default="", help="slices that do not count: 12,24,36")
     _add_slice_axis(evaluate)
+
+    add_session_parser(commands, _watch)
 
     demo = commands.add_parser("demo", help="train on a generated phantom in napari")
     demo.set_defaults(run=_demo)

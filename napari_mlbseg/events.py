@@ -93,6 +93,11 @@ class Preview(_Event):
     arrays: tuple[str, ...] = Field(description="Names of the result arrays in which they changed.")
     stage: Stage
     seconds: float = 0.0
+    statistics: dict[str, tuple[float | None, ...]] = Field(
+        default_factory=dict,
+        description="Name of a statistic -> one value for each of `slices`, None where not known; see "
+        "`napari_mlbseg.engine.slice_statistics` for names and units.",
+    )
 
 
 class Metrics(_Event):
@@ -114,7 +119,7 @@ class HeldOut(_Event):
         "spacing. None where one of them is empty."
     )
     classes: dict[int, tuple[float, float | None]] = Field(
-        description="The same two of each class in either, by label number."
+        default={}, description="The same two of each class in either, by label number."
     )
 
 

@@ -30,6 +30,13 @@ EVENTS = [
     Progress(stage=Stage.TRAIN, fraction=0.5, step=10, seconds=3.5, seconds_left=4, message="two\nlines, ü"),
     Losses(stage=Stage.BOOTSTRAP, step=4, values={"clean": 0.25, "prior": None}),
     Preview(volume="heart", slices=(3, 1), arrays=("pseudo_labels",), stage=Stage.PREDICT, seconds=1),
+    Preview(
+        volume="heart",
+        slices=(3, 1),
+        arrays=(),
+        stage=Stage.TRAIN,
+        statistics={"uncertainty": (2.5, 0.0), "weight": (None, 0.75)},
+    ),
     Metrics(values={"steps": 3, "device": "CPU", "dice": 0.5, "none": None}),
     HeldOut(volume="heart", slice=4, dice=0.9, hd95=None, classes={1: (0.9, 2.5), 7: (0.0, None)}),
     Finished(reason=FinishReason.TIME, steps=9, seconds=60.5),
@@ -68,6 +75,11 @@ def test_what_json_does_not_know_is_null(value):
 def test_a_field_of_a_later_version_is_ignored():
     line = json.dumps({"type": "cancelled", "steps": 3, "mood": "good"})
     assert from_json(line) == Cancelled(steps=3)
+
+
+def test_a_preview_of_an_earlier_version_has_no_statistics():
+    line = '{"type": "preview", "volume": "heart", "slices": [1], "arrays": [], "stage": "train"}'
+    assert from_json(line).statistics == {}
 
 
 BEYOND_THE_END = '{"type": "progress", "stage": "train", "fraction": 2}'

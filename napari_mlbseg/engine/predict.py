@@ -18,6 +18,7 @@ from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.pseudo_labels import ensemble
 from napari_mlbseg.engine.results import MemoryResults, ResultArray, Results
 from napari_mlbseg.engine.shape_prior import ShapePrior
+from napari_mlbseg.engine.slice_statistics import slice_statistics
 from napari_mlbseg.engine.slices import SliceStore, pad_to, round_up
 from napari_mlbseg.engine.views import View, sample_views, warp
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
@@ -159,7 +160,12 @@ def predict(
             done += len(batch)
             seconds = time.monotonic() - start
             yield Preview(
-                volume=volume.name, slices=tuple(batch), arrays=PREDICTED, stage=Stage.PREDICT, seconds=seconds
+                volume=volume.name,
+                slices=tuple(batch),
+                arrays=PREDICTED,
+                stage=Stage.PREDICT,
+                seconds=seconds,
+                statistics=slice_statistics(probability, agreement if len(predictor.views) > 1 else None),
             )
             yield Progress(stage=Stage.PREDICT, fraction=done / total, seconds=seconds)
     yield Metrics(values={"device": describe_device(target), "slices": total})

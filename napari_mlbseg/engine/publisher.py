@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels
+from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
 from napari_mlbseg.events import Event, Preview, Progress, Stage
@@ -28,6 +30,15 @@ _WRITE_SECONDS = 0.012  # to write a slice's six arrays
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
 _LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
+
+
+class _Predicted(NamedTuple):
+    """Predicted slices: B slices, K classes."""
+
+    probability: Tensor  # as it is shown, (B, K, Y, X)
+    agreement: Tensor  # of the views, (B, Y, X)
+    network: Tensor | None = None  # most likely class by the network alone, (B, Y, X); None if it was not asked
+    n_views: int = 1
 
 
 class Publisher:
@@ -163,38 +174,61 @@ class Publisher:
                     seconds=self._schedule.seconds,
                 )
 
-    def _show(self, number: int, slices: Sequence[int], predicted: tuple[Tensor, Tensor], stage: Stage) -> Preview:
+    def _show(self, number: int, slices: Sequence[int], predicted: _Predicted, stage: Stage) -> Preview:
         """Write predicted slices of a volume and their weight maps."""
         volume = self.task.volumes[number]
         arrays = self._results[volume.name]
-        write_slices(arrays, self.task, volume, slices, *predicted)
-        weighed = False
-        for z in slices:
-            mean = self._maps.mean((number, z))
+        write_slices(arrays, self.task, volume, slices, predicted.probability, predicted.agreement)
+        weights = [self._maps.mean((number, z)) for z in slices]
+        for z, mean in zip(slices, weights, strict=True):
             if mean is not None:
                 arrays["weight_initial"][z], arrays["weight_pseudo"][z] = mean
-                weighed = True
+        weighed = any(mean is not None for mean in weights)
         return Preview(
             volume=volume.name,
             slices=tuple(slices),
             arrays=(*PREDICTED, *(_WEIGHTS if weighed else ())),
             stage=stage,
             seconds=self._schedule.seconds,
+            statistics=self._statistics(number, slices, predicted, weights),
         )
 
-    def _predicted(self, predictor: Predictor, number: int, slices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _statistics(
+        self,
+        number: int,
+        slices: Sequence[int],
+        predicted: _Predicted,
+        weights: Sequence[tuple[np.ndarray, np.ndarray] | None],
+    ) -> Statistics:
+        """What is known of predicted slices; nothing where the network was not asked.
+
+        The mean weight of a slice that was not seen whole would depend on what was seen: there it is not known.
+        """
+        if predicted.network is None:
+            return {}
+        keys = [(number, z) for z in slices]
+        return slice_statistics(
+            predicted.probability,
+            predicted.agreement if predicted.n_views > 1 else None,
+            network=predicted.network,
+            initial=[self._pool.initial_slice(key) for key in keys],
+            weights=[mean if self._maps.covers(key) else None for key, mean in zip(keys, weights, strict=True)],
+        )
+
+    def _predicted(self, predictor: Predictor, number: int, slices: Sequence[int]) -> _Predicted:
         """Probability and agreement of slices; labels from the volume's own clean slices keep a share of the say.
 
         They are one more, independent opinion: where the network errs, they mostly do not, and the other way round.
         """
         probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
+        network = probability.argmax(1)
         share = self.task.config.initial_share
         if share and self._pool.anchored[number]:
             known = [self._pool.initial_slice((number, z)) for z in slices]
             priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
             soft = soft_labels(torch.stack(priors).to(probability.device))
             probability = (1 - share) * probability + share * soft
-        return probability, agreement
+        return _Predicted(probability, agreement, network, len(predictor.views))
 
     def _visit(self, keys: Sequence[Key]) -> None:
         """Weigh slices that no step saw whole, without learning from them."""
@@ -243,13 +277,13 @@ class Publisher:
             return self._order.outwards(number)
         return [self._only[1]] if self._only[0] == number else []
 
-    def _initial_probability(self, number: int, slices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _initial_probability(self, number: int, slices: Sequence[int]) -> _Predicted:
         """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""
         shape = self.task.volumes[number].slice_shape
         known = [self._pool.initial_slice((number, z)) for z in slices]
         labels = np.stack([np.zeros(shape, np.int64) if plane is None else plane for plane in known])
         one_hot = F.one_hot(torch.from_numpy(labels.astype(np.int64)), self.task.n_classes)
-        return one_hot.movedim(-1, 1).float(), torch.ones(labels.shape)
+        return _Predicted(one_hot.movedim(-1, 1).float(), torch.ones(labels.shape))
 
 
 def _seconds(action: Callable[..., object], *arguments: object) -> float:

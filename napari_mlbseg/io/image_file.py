@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 __all__ = [
+    "METADATA_KEY",
     "FileGrid",
     "ImageFile",
     "ImageFileError",
@@ -21,6 +22,10 @@ __all__ = [
     "to_slices",
     "write_file_atomically",
 ]
+
+
+#: Key of `FileGrid` and channel in a layer's metadata; the writers and the session look there.
+METADATA_KEY = "napari_mlbseg"
 
 
 class ImageFileError(ValueError):

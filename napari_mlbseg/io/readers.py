@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg.io.files import has_known_suffix, read_image
-from napari_mlbseg.io.image_file import FileGrid, ImageFile
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile
 from napari_mlbseg.io.nifti import NiftiNative
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layers"]
 
 #: A napari layer-data tuple: array, keyword arguments of the layer, its type.
 LayerData = tuple[np.ndarray, dict[str, Any], str]
-
-#: Key of `FileGrid` and channel in a layer's metadata; the writers and the session look there.
-METADATA_KEY = "napari_mlbseg"
 
 _LABEL_NAME = re.compile(r"(?<![a-z])(labels?|labelmap|seg|segmentation|masks?|gt|annotations?)(?![a-z])")
 _FEW_VALUES = 10

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,8 +118,24 @@ class JobFolder:
         kind: JobKind = "train",
         previous: Path | None = None,
         threads: int | None = None,
+        painted: Mapping[str, Collection[int]] | None = None,
+        like: Path | None = None,
     ) -> Request:
         """Freeze `task` into the folder: arrays first, ``request.json`` last.
+
+        Parameters
+        ----------
+        task : SegmentationTask
+        kind : {"train", "predict", "leave_one_out"}
+        previous : Path, optional
+            See `Request`.
+        threads : int, optional
+            See `Request`.
+        painted : mapping of str to collection of int, optional
+            Volume name -> slices whose labels are kept besides those of the clean ones: a snapshot, nothing learns
+            from them.
+        like : Path, optional
+            An earlier job folder: images that are the same there are shared on the disk.
 
         Raises
         ------
@@ -128,6 +144,7 @@ class JobFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         volumes = []
+        painted = painted or {}
         for number, volume in enumerate(task.volumes):
             stem = f"inputs/{number}"
             (self.path / stem).mkdir(parents=True, exist_ok=True)
@@ -135,8 +152,10 @@ class JobFolder:
             volumes.append(
                 VolumeRequest(
                     name=volume.name,
-                    image=self._store(f"{stem}/image", volume.image),
-                    labels=self._store_slices(f"{stem}/labels", volume.labels, volume.clean_slices),
+                    image=self._store(f"{stem}/image", volume.image, like),
+                    labels=self._store_slices(
+                        f"{stem}/labels", volume.labels, sorted({*volume.clean_slices, *painted.get(volume.name, ())})
+                    ),
                     initial_labels=None if given is None else self._store(f"{stem}/initial_labels", given),
                     clean=volume.clean_slices,
                     spacing=volume.spacing,
@@ -197,12 +216,13 @@ class JobFolder:
             focus=volume.focus,
         )
 
-    def _store(self, stem: str, array: Any) -> ArrayReference:
+    def _store(self, stem: str, array: Any, like: Path | None = None) -> ArrayReference:
         """Keep a whole array: a local zarr array by its path, an array in memory as .npy, others slice by slice."""
         if isinstance(array, zarr.Array) and isinstance(array.store, LocalStore):
             return ArrayReference(format="zarr", path=str((array.store.root / array.path).absolute()))
         if isinstance(array, np.ndarray):
-            np.save(self.path / f"{stem}.npy", array, allow_pickle=False)
+            if like is None or not _share(like / f"{stem}.npy", self.path / f"{stem}.npy", array):
+                np.save(self.path / f"{stem}.npy", array, allow_pickle=False)
             return ArrayReference(format="npy", path=f"{stem}.npy")
         return self._store_slices(stem, array, range(array.shape[0]))
 
@@ -321,6 +341,19 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+
+def _share(source: Path, target: Path, array: np.ndarray) -> bool:
+    """Give a file a second name instead of writing `array` again, where it holds just that; whether it did."""
+    try:
+        stored = np.load(source, mmap_mode="r", allow_pickle=False)
+        if stored.dtype != array.dtype or not np.array_equal(stored, array, equal_nan=array.dtype.kind == "f"):
+            return False
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+    except (OSError, ValueError):  # no such file, or a file system without second names
+        return False
+    return True
 
 
 def safe_name(name: str) -> str:

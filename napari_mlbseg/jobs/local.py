@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from napari_mlbseg.task import SegmentationTask
 __all__ = ["LocalJob"]
 
 _GRACE_SECONDS = 5.0  # from the request to stop until SIGTERM, and from there until SIGKILL
+_START_SECONDS = 20.0  # that a worker may take until its first heartbeat
 _FINAL_STATES = {Finished: JobState.FINISHED, Cancelled: JobState.CANCELLED, Failed: JobState.FAILED}
 
 
@@ -40,6 +41,7 @@ class LocalJob:
         self._popen: subprocess.Popen[bytes] | None = None
         self._process: psutil.Process | None = None
         self._cancelled_at: float | None = None
+        self._is_attached = False
 
     @classmethod
     def create(
@@ -50,6 +52,8 @@ class LocalJob:
         kind: JobKind = "train",
         previous: Path | None = None,
         threads: int | None = None,
+        painted: Mapping[str, Collection[int]] | None = None,
+        like: Path | None = None,
     ) -> LocalJob:
         """A new job in the folder `path`; raises OSError if that cannot be written.
 
@@ -64,9 +68,11 @@ class LocalJob:
             Job folder whose model a training starts from, or a prediction uses.
         threads : int, optional
             Threads of the worker; by default one for every core.
+        painted, like : optional
+            See `JobFolder.write_request`.
         """
         folder = JobFolder(path)
-        folder.write_request(task, kind=kind, previous=previous, threads=threads)
+        folder.write_request(task, kind=kind, previous=previous, threads=threads, painted=painted, like=like)
         return cls(folder)
 
     @classmethod
@@ -74,6 +80,7 @@ class LocalJob:
         """A job that was started by another process; its events are read from the start."""
         job = cls(JobFolder(path))
         job._process = _living_worker(job.folder)
+        job._is_attached = True
         job._state = JobState.RUNNING
         return job
 
@@ -150,6 +157,10 @@ class LocalJob:
     def _is_alive(self) -> bool:
         if self._popen is not None:
             return self._popen.poll() is None
+        if self._process is None and self._is_attached:
+            self._process = _living_worker(self.folder)
+            if self._process is None:
+                return _may_be_starting(self.folder)
         return self._process is not None and self._process.is_running()
 
     def _last_word(self) -> Event:
@@ -188,6 +199,14 @@ def _creation_flags() -> int:
     if sys.platform == "win32":
         return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     return 0
+
+
+def _may_be_starting(folder: JobFolder) -> bool:
+    """Whether a worker may have been started so lately that its heart has not beaten yet."""
+    try:
+        return not folder.heartbeat_file.exists() and time.time() - folder.request_file.stat().st_mtime < _START_SECONDS
+    except OSError:
+        return False
 
 
 def _living_worker(folder: JobFolder) -> psutil.Process | None:

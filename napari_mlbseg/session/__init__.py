@@ -1,6 +1,17 @@
 """The label-and-retrain session: what a window shows and a command line runs. No Qt, no torch."""
 
-from napari_mlbseg.session.session import Round, SegmentationSession, SessionState
+from napari_mlbseg.session.marks import Provenance, SliceMarks
+from napari_mlbseg.session.records import SessionError
+from napari_mlbseg.session.rounds import Round
+from napari_mlbseg.session.session import SegmentationSession, SessionState
 from napari_mlbseg.session.volume import AnnotatedVolume
 
-__all__ = ["AnnotatedVolume", "Round", "SegmentationSession", "SessionState"]
+__all__ = [
+    "AnnotatedVolume",
+    "Provenance",
+    "Round",
+    "SegmentationSession",
+    "SessionError",
+    "SessionState",
+    "SliceMarks",
+]

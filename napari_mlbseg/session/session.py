@@ -1,4 +1,4 @@
-"""The session: volumes, clean slices, config, and the rounds of training; emits psygnal signals.
+"""The session: volumes, marks on their slices, config, and the rounds of training; emits psygnal signals.
 
 Panels call its methods and listen to its signals; they keep no state of their own.
 """
@@ -7,23 +7,36 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, Finished, is_terminal
+from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
+from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.job import Job, JobState
 from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.session import home
+from napari_mlbseg.session.autosave import Autosave
+from napari_mlbseg.session.marks import Acceptance, Provenance, SliceMarks, slice_digest
+from napari_mlbseg.session.opening import LoadedSession
+from napari_mlbseg.session.recording import make_record
+from napari_mlbseg.session.records import RoundRecord, SessionError, SliceScore
+from napari_mlbseg.session.rounds import Check, Round
+from napari_mlbseg.session.scores import score_slice
+from napari_mlbseg.session.storage import SUFFIX, SessionFolder
+from napari_mlbseg.session.suggest import Suggestion, rank_slices
 from napari_mlbseg.session.volume import AnnotatedVolume
-from napari_mlbseg.task import SegmentationTask, resolve_task
+from napari_mlbseg.session.watcher import SliceWatcher
+from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 
-__all__ = ["Round", "SegmentationSession", "SessionState"]
+__all__ = ["SegmentationSession", "SessionState"]
+
+_LEAST_LEFT_OUT = 3  # clean slices for a leave-one-out
 
 
 class SessionState(Enum):
@@ -31,9 +44,9 @@ class SessionState(Enum):
 
     ::
 
-        IDLE --start--> RUNNING --stop--> STOPPING
-          ^                |                  |
-          +---- terminal event of the job ----+
+        IDLE --start, check--> RUNNING --stop--> STOPPING
+          ^                       |                  |
+          +------- terminal event of the job -------+
     """
 
     IDLE = "idle"
@@ -41,65 +54,51 @@ class SessionState(Enum):
     STOPPING = "stopping"
 
 
-class TemporaryFolder:
-    """A folder that is there for as long as anybody holds this object: the session, or a layer that reads from it."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="napari-mlbseg-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
-@dataclass(eq=False)
-class Round:
-    """One training: a frozen task, the job that ran it and what it said.
-
-    `keeps` holds the session's temporary folder, if it has one: whoever reads the round's results keeps the round.
-    """
-
-    number: int
-    job: Job
-    task: SegmentationTask
-    events: list[Event] = field(default_factory=list)
-    keeps: TemporaryFolder | None = None
-
-    @property
-    def outcome(self) -> Event | None:
-        """The terminal event, once there is one."""
-        return self.events[-1] if self.events and is_terminal(self.events[-1]) else None
-
-
 class SegmentationSession:
-    """State of a label-and-retrain session.
+    """State of a label-and-retrain session, kept in a folder seconds after every change.
 
     Parameters
     ----------
     folder : path, optional
-        Where rounds are kept, in ``rounds/NNN``. By default a temporary folder, which goes when the session was closed
-        and nobody holds one of its rounds any more.
+        ``NAME.mlbseg``; made when there is something to keep. By default one among the sessions that nobody has saved
+        yet (`napari_mlbseg.session.home`), which is deleted at the end if nothing was painted and nothing trained.
 
     Notes
     -----
-    All methods and signals belong to one thread, the window's. `poll` must be called now and then while a job runs; it
-    only reads what the job wrote since, and returns at once.
+    All methods and signals belong to one thread, the window's. `poll` must be called now and then; it reads what a job
+    wrote, begins to save what was painted, and returns at once.
     """
 
     volumes_changed = Signal()
-    clean_changed = Signal(str)  # name of the volume
+    clean_changed = Signal(str)  # name of a volume: what was said of its slices (clean, rejected, skipped, accepted)
+    painted_changed = Signal(str)  # name of a volume: other slices are painted now, or differently
     config_changed = Signal(object)  # TrainingConfig
     state_changed = Signal(object)  # SessionState
     round_started = Signal(object)  # Round
-    event_received = Signal(object)  # Event of the current round
+    check_started = Signal()
+    event_received = Signal(object)  # Event of the running job
+    rounds_changed = Signal()  # one came, went, ended or was measured
+    round_shown = Signal(object)  # Round or None: this one's results are to be seen now
+    scores_changed = Signal()
+    folder_changed = Signal()
+    saving_changed = Signal(str)  # a sentence while nothing can be saved; empty: all is well again
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self._folder = Path(folder) if folder is not None else None
-        self._temporary: TemporaryFolder | None = None
+        self._chosen = Path(folder).absolute() if folder is not None else None
+        self._autosave: Autosave | None = None
         self._volumes: dict[str, AnnotatedVolume] = {}
+        self._marks: dict[str, dict[int, SliceMarks]] = {}  # uid -> slice axis -> marks
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
+        self._check: Check | None = None
         self.rounds: list[Round] = []
+        self.restored: Round | None = None
+        self.left_out: list[SliceScore] = []
         self.warm_start = True
+        if folder is not None:
+            self._use(SessionFolder(folder))
 
-    # -- volumes and clean slices --------------------------------------------------------------------------------
+    # -- volumes -------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[AnnotatedVolume]:
         return iter(self._volumes.values())
@@ -107,28 +106,48 @@ class SegmentationSession:
     def __len__(self) -> int:
         return len(self._volumes)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._volumes
+
     def volume(self, name: str) -> AnnotatedVolume:
         """The volume of that name; raises KeyError."""
         return self._volumes[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._volumes
+    def volume_of(self, uid: str) -> AnnotatedVolume | None:
+        """The volume of that uid, if it is part of the session."""
+        return next((volume for volume in self if volume.uid == uid), None)
 
     def set_volume(self, volume: AnnotatedVolume) -> None:
         """Add `volume`, or replace the one of its name."""
-        self._volumes[volume.name] = volume
-        self.volumes_changed.emit()
+        self.set_volumes([*(v for v in self if v.name != volume.name), volume])
         self.clean_changed.emit(volume.name)
 
     def set_volumes(self, volumes: Iterable[AnnotatedVolume]) -> None:
         """Have exactly these volumes."""
+        before = list(self._volumes.values())
         self._volumes = {volume.name: volume for volume in volumes}
+        for volume in self:
+            self._marks.setdefault(volume.uid, {})[volume.slice_axis] = volume.marks
+        if self._autosave is not None:
+            self._autosave.set_volumes(self)
+            if [_identity(v) for v in before] != [_identity(v) for v in self]:
+                self._autosave.touch_record()
         self.volumes_changed.emit()
 
     def remove_volume(self, name: str) -> None:
-        """Forget the volume of that name, if there is one."""
-        if self._volumes.pop(name, None) is not None:
-            self.volumes_changed.emit()
+        """Forget the volume of that name, if there is one. What was painted on it stays in the folder."""
+        if name in self._volumes:
+            self.set_volumes([volume for volume in self if volume.name != name])
+
+    def known_classes(self) -> list[int]:
+        """Label numbers painted anywhere, ascending, without background."""
+        return sorted(set().union(*(v.painted_values() for v in self)) - {0}) if self._volumes else []
+
+    # -- marks on slices -----------------------------------------------------------------------------------------
+
+    def marks_of(self, uid: str) -> Mapping[int, SliceMarks]:
+        """Marks of a volume by slice axis."""
+        return self._marks.get(uid, {})
 
     def set_clean(self, name: str, z: int, clean: bool) -> None:
         """Mark slice `z` of a volume clean or not.
@@ -138,16 +157,72 @@ class SegmentationSession:
         IndexError
             If there is no such slice.
         """
-        volume = self._volumes[name]
-        if not 0 <= z < volume.n_slices:
-            raise IndexError(f"There is no slice {z} in '{name}': it has slices 0 to {volume.n_slices - 1}.")
+        volume = self._slice_of(name, z)
         if clean == (z in volume.clean):
             return
+        _put(volume.clean, z, clean)
         if clean:
-            volume.clean.add(z)
-        else:
-            volume.clean.discard(z)
-        self.clean_changed.emit(name)
+            volume.marks.rejected.discard(z)
+        self._score(volume, z)
+        self._marked(volume)
+
+    def set_rejected(self, name: str, z: int, rejected: bool = True) -> None:
+        """Say that the prediction of slice `z` is wrong: it is suggested first. Raises IndexError as `set_clean`."""
+        volume = self._slice_of(name, z)
+        _put(volume.marks.rejected, z, rejected)
+        volume.marks.skipped.discard(z)
+        self._marked(volume)
+
+    def skip(self, name: str, z: int, skipped: bool = True) -> None:
+        """Do not suggest slice `z` any more, or again. Raises IndexError as `set_clean`."""
+        volume = self._slice_of(name, z)
+        _put(volume.marks.skipped, z, skipped)
+        self._marked(volume)
+
+    def note_accepted(self, name: str, z: int, round_number: int, before: str, after: str) -> None:
+        """A prediction was taken over into slice `z`, whose fingerprint changed from `before` to `after`."""
+        volume = self._slice_of(name, z)
+        acceptances = volume.marks.accepted.setdefault(z, [])
+        acceptances.append(Acceptance(round=round_number, before=before, after=after))
+        volume.marks.rejected.discard(z)
+        self._marked(volume)
+        self.touch(name, z)
+
+    def provenance(self, name: str, z: int) -> Provenance:
+        """Where what is painted on slice `z` came from."""
+        volume = self._slice_of(name, z)
+        return volume.marks.provenance(z, slice_digest(volume.annotation_slice(z)))
+
+    def painted_slices(self, name: str) -> set[int]:
+        """Slices on which something is painted, as far as they were looked at since the last change."""
+        watcher = self._watcher(name)
+        return watcher.painted if watcher is not None else set()
+
+    def accepted_slices(self, name: str) -> set[int]:
+        """Slices that hold a prediction as it was accepted."""
+        watcher, marks = self._watcher(name), self._volumes[name].marks
+        if watcher is None:
+            return set()
+        return {z for z in marks.accepted if marks.provenance(z, watcher.digests[z]) is Provenance.ACCEPTED}
+
+    def touch(self, name: str, z: int | None = None) -> None:
+        """Something may have been painted, probably on slice `z`: it is compared and saved soon."""
+        if name in self._volumes:
+            self._saver().touch(self._volumes[name].uid, z)
+
+    def suggestions(self, name: str) -> Sequence[Suggestion]:
+        """Which slices of a volume to annotate next, best first, each with its reason."""
+        volume, last = self._volumes[name], self.shown_round
+        in_round = last.name_of(volume.uid) if last is not None else None
+        fits = in_round is not None and last is not None and last.record.slice_axes.get(volume.uid) == volume.slice_axis
+        return rank_slices(
+            volume.n_slices,
+            volume.clean,
+            last.statistics.get(in_round, {}) if fits and in_round is not None and last is not None else {},
+            skipped=volume.marks.skipped,
+            rejected=volume.marks.rejected,
+            painted=self.painted_slices(name),
+        )
 
     # -- config --------------------------------------------------------------------------------------------------
 
@@ -160,6 +235,7 @@ class SegmentationSession:
     def config(self, config: TrainingConfig) -> None:
         if config != self._config:
             self._config = config
+            self._touch_record()
             self.config_changed.emit(config)
 
     # -- rounds --------------------------------------------------------------------------------------------------
@@ -175,13 +251,16 @@ class SegmentationSession:
         return self.rounds[-1] if self.rounds else None
 
     @property
-    def folder(self) -> Path:
-        """The session's folder; a temporary one is made when it is first needed."""
-        if self._folder is not None:
-            return self._folder
-        if self._temporary is None:
-            self._temporary = TemporaryFolder()
-        return self._temporary.path
+    def shown_round(self) -> Round | None:
+        """The round whose results are to be seen: the restored one, else the latest that has any."""
+        if self.restored is not None:
+            return self.restored
+        return next((past for past in reversed(self.rounds) if past.has_results), self.current_round)
+
+    @property
+    def check(self) -> Check | None:
+        """The leave-one-clean-slice-out that runs, or the last one."""
+        return self._check
 
     def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
         """The frozen task of the next training.
@@ -197,90 +276,426 @@ class SegmentationSession:
             One sentence that says what is missing and what to do.
         """
         volumes = [v.freeze(focus[1] if focus and focus[0] == v.name else None) for v in self]
-        painted = sorted(set().union(*(v.painted_values() for v in self)) - {0}) if volumes else []
-        return resolve_task(volumes, self._config, class_values=painted)
+        return resolve_task(volumes, self._config, class_values=self.known_classes())
 
     def start(self, focus: tuple[str, int] | None = None) -> Round:
-        """Begin a round: freeze the task into a job folder and start a worker on it.
+        """Begin a round: save, freeze the task into a job folder and start a worker on it.
 
         Raises
         ------
         TaskError
             If the session cannot be trained on yet; nothing was written.
+        SessionError
+            If another window has the session's folder open.
         OSError
             If the folder cannot be written or the worker not be started.
         RuntimeError
             If a training is running.
         """
-        if self._state is not SessionState.IDLE:
-            raise RuntimeError("A training is running: stop it first.")
-        task = self.resolve(focus)
-        number = max((r.number for r in self.rounds), default=0) + 1
+        task = self._resolve_idle(focus)
+        saver = self._saver()
+        saver.flush()
+        number = self._next_number()
+        base = self._warm_round(task)
+        last = self.current_round
         job = LocalJob.create(
-            self.folder / "rounds" / f"{number:03d}",
+            saver.folder.round_path(number),
             task,
-            previous=self._warm_model(task),
+            previous=base.job.folder.path if base is not None else None,
             threads=_threads_beside_a_window(),
+            painted={v.name: self.painted_slices(v.name) for v in self},
+            like=last.job.folder.path if last is not None else None,
         )
         job.start()
-        started = Round(number=number, job=job, task=task, keeps=self._temporary)
+        started = Round(number=number, job=job, task=task, record=self._round_record(number, base))
         self.rounds.append(started)
-        self._set_state(SessionState.RUNNING)
-        self.round_started.emit(started)
+        self.restored = None
+        for volume in self:
+            volume.marks.rejected.clear()  # said of a prediction that will be replaced
+        self._begin(started)
         return started
+
+    def start_check(self) -> None:
+        """Begin a leave-one-clean-slice-out: an estimate of the accuracy while nothing was held out yet.
+
+        Raises
+        ------
+        TaskError, SessionError, OSError, RuntimeError
+            As `start`.
+        """
+        task = self._resolve_idle(None)
+        if sum(len(volume.clean_slices) for volume in task.volumes) < _LEAST_LEFT_OUT:
+            raise TaskError(
+                f"To leave one out, at least {_LEAST_LEFT_OUT} clean slices are needed: mark more slices clean."
+            )
+        saver = self._saver()
+        saver.flush()
+        job = LocalJob.create(
+            saver.folder.next_check_path(), task, kind="leave_one_out", threads=_threads_beside_a_window()
+        )
+        job.start()
+        self._check = Check(job, {volume.name: volume.uid for volume in self})
+        self.left_out.clear()
+        self._set_state(SessionState.RUNNING)
+        self.check_started.emit()
 
     def stop(self) -> None:
         """Ask the running job to stop and keep what it has."""
-        if self._state is SessionState.RUNNING and self.current_round is not None:
-            self.current_round.job.cancel()
+        job = self._running_job
+        if self._state is SessionState.RUNNING and job is not None:
+            job.cancel()
             self._set_state(SessionState.STOPPING)
 
     def poll(self) -> None:
-        """Take in what the job said since the last call."""
-        current = self.current_round
-        if current is None or self._state is SessionState.IDLE:
-            return
-        for event in current.job.poll():
-            self.apply(event)
+        """Take in what the job said since the last call, and save what changed."""
+        job = self._running_job
+        if self._state is not SessionState.IDLE and job is not None:
+            for event in job.poll():
+                self.apply(event)
+        if self._autosave is not None:
+            self._autosave.poll()
 
     def apply(self, event: Event) -> None:
         """Change state as `event` says, and tell the listeners."""
-        current = self.current_round
-        if current is None:
+        if self._check_is_running:
+            self._apply_to_check(event)
+        elif self.current_round is not None:
+            self.current_round.take(event)
+        else:
             return
-        current.events.append(event)
         if is_terminal(event):
             self._set_state(SessionState.IDLE)
+            self._touch_record()
+            self._measure()
+            self.rounds_changed.emit()
         self.event_received.emit(event)
 
     def look_at(self, name: str, z: int) -> None:
         """The user looks at slice `z` of a volume now: the job predicts it first."""
-        if self._state is SessionState.RUNNING and self.current_round is not None:
-            self.current_round.job.look_at(name, z)
+        if self._state is SessionState.RUNNING and self._running_job is not None:
+            self._running_job.look_at(name, z)
+
+    def restore(self, number: int) -> None:
+        """Go back to a round: its results are shown, its config is taken, and the next round starts from its model.
+
+        What is painted and marked stays as it is.
+
+        Raises
+        ------
+        KeyError
+            If there is no such round.
+        RuntimeError
+            If a training is running.
+        """
+        self._refuse_while_running()
+        self.restored = self.round(number)
+        self.config = self.restored.task.config
+        self._touch_record()
+        self.rounds_changed.emit()
+        self.round_shown.emit(self.restored)
+
+    def delete_round(self, number: int) -> None:
+        """Delete a round and its files; raises as `restore`."""
+        self._refuse_while_running()
+        gone = self.round(number)
+        was_shown = self.shown_round is gone
+        self.rounds.remove(gone)
+        if self.restored is gone:
+            self.restored = None
+        path = gone.job.folder.path
+        self._saver().background.submit(lambda: shutil.rmtree(path, ignore_errors=True))
+        self._touch_record()
+        self.rounds_changed.emit()
+        self.scores_changed.emit()
+        if was_shown:
+            self.round_shown.emit(self.shown_round)
+
+    def round(self, number: int) -> Round:
+        """The round of that number; raises KeyError."""
+        for past in self.rounds:
+            if past.number == number:
+                return past
+        raise KeyError(f"There is no round {number}.")
+
+    # -- the folder ----------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """The session's folder; it need not be there yet."""
+        return self._saver().folder.path
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether nobody has chosen a place for it."""
+        return self._autosave is None or home.is_unsaved(self._autosave.folder.path)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the folder holds all that is known to have changed."""
+        return self._autosave is None or self._autosave.is_saved
+
+    def save(self) -> None:
+        """Write everything now; raises OSError or SessionError as `Autosave.flush`."""
+        self._saver().flush(images=True)
+
+    def save_as(self, path: str | os.PathLike[str]) -> None:
+        """Keep the session in another folder from now on; one that nobody had saved is moved there.
+
+        Raises
+        ------
+        SessionError
+            If the folder is there already, or a training is running.
+        OSError
+            If it cannot be written.
+        """
+        target = Path(path).absolute()
+        if not target.name.lower().endswith(SUFFIX):
+            target = target.with_name(target.name + SUFFIX)
+        if target == self.folder:
+            self.save()
+            return
+        if self._state is not SessionState.IDLE:
+            raise SessionError("A training is running in the session's folder: stop it or wait, then save elsewhere.")
+        if target.exists():
+            raise SessionError(f"{target} is there already: choose another name.")
+        saver = self._saver()
+        try:
+            saver.flush(images=True)
+        except OSError:
+            if not self.is_unsaved and saver.folder.path.exists():
+                raise
+        self._move(saver, target)
+        home.remember(target)
+        self.folder_changed.emit()
+        self.round_shown.emit(self.shown_round)  # its files lie elsewhere now
+
+    def load(self, loaded: LoadedSession, make_layers: Callable[[], None] = lambda: None) -> None:
+        """Become the session that was read.
+
+        Parameters
+        ----------
+        loaded : LoadedSession
+        make_layers : callable
+            Called when nothing can go wrong any more and before anybody is told: a window makes its layers there.
+
+        Raises
+        ------
+        RuntimeError
+            If a training is running.
+        SessionError
+            If another window has it open.
+        OSError
+            If its folder cannot be written.
+        """
+        self._refuse_while_running()
+        loaded.folder.lock()
+        self._let_go()
+        self._use(loaded.folder)
+        saver = self._saver()
+        saver.holds_lock()
+        self._volumes, self._marks = {}, {v.volume.uid: v.marks for v in loaded.volumes}
+        for each in loaded.volumes:
+            if each.volume.is_annotated:
+                saver.adopt(each.volume, each.record.annotation, each.record.image)
+        self.rounds = _reopened(loaded.folder, loaded.record.rounds)
+        self.restored = next((r for r in self.rounds if r.number == loaded.record.restored), None)
+        self.left_out = list(loaded.record.left_out)
+        self._check = None
+        self.config = TrainingConfig.parse(loaded.record.config)
+        home.remember(loaded.folder.path)
+        self.set_volumes([each.volume for each in loaded.volumes])
+        make_layers()
+        self.folder_changed.emit()
+        self.rounds_changed.emit()
+        self.scores_changed.emit()
+        self._measure()
+        last = self.current_round
+        if last is not None and not last.job.state.is_final:
+            self._begin(last)
+        elif self.shown_round is not None:
+            self.round_shown.emit(self.shown_round)
 
     def close(self) -> None:
-        """Stop a running job and let go of the rounds and a temporary folder. Call it when the window goes."""
-        current = self.current_round
-        if current is not None and not current.job.state.is_final:
-            current.job.cancel()
-            if isinstance(current.job, LocalJob):
-                current.job.kill()
-                for _ in current.job.events(interval=0.02):
+        """Stop a running job, save, and let go of everything. Call it when the window goes."""
+        job = self._running_job
+        if job is not None and not job.state.is_final:
+            job.cancel()
+            if isinstance(job, LocalJob):
+                job.kill()
+                for _ in job.events(interval=0.02):
                     pass
+        self._let_go()
         self.rounds.clear()
-        self._temporary = None
         self._set_state(SessionState.IDLE)
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _saver(self) -> Autosave:
+        """What keeps the folder; the first thing to keep decides its name."""
+        if self._autosave is None:
+            self._use(SessionFolder(home.unsaved_path(next(iter(self._volumes), "session"))))
+        assert self._autosave is not None  # it was just made
+        return self._autosave
+
+    def _use(self, folder: SessionFolder) -> None:
+        saver = Autosave(folder, lambda: make_record(self, saver))
+        saver.slice_changed.connect(self._on_slice_changed)
+        saver.problem_changed.connect(self._on_problem)
+        saver.set_volumes(self)
+        self._autosave = saver
+
+    def _let_go(self) -> None:
+        """Save and leave the folder; an unsaved one that holds nothing is deleted."""
+        if self._autosave is None:
+            return
+        saver, self._autosave = self._autosave, None
+        saver.close()
+        saver.slice_changed.disconnect(self._on_slice_changed)
+        saver.problem_changed.disconnect(self._on_problem)
+        is_marked = any(m.clean or m.accepted for marks in self._marks.values() for m in marks.values())
+        is_worth_keeping = saver.is_awake and (saver.has_content or is_marked or self.rounds)
+        if home.is_unsaved(saver.folder.path) and not is_worth_keeping:
+            saver.folder.remove()
+
+    def _move(self, saver: Autosave, target: Path) -> None:
+        was_unsaved = self.is_unsaved
+        target.parent.mkdir(parents=True, exist_ok=True)
+        saver.move(SessionFolder(target), keep=not was_unsaved)
+        for past in self.rounds:
+            past.move(JobFolder(saver.folder.round_path(past.number)))
+        saver.flush()
+
+    def _begin(self, started: Round) -> None:
+        self._touch_record()
+        self._set_state(SessionState.RUNNING)
+        self.round_started.emit(started)
+        self.rounds_changed.emit()
+
+    @property
+    def _check_is_running(self) -> bool:
+        return self._check is not None and not (self._check.events and is_terminal(self._check.events[-1]))
+
+    @property
+    def _running_job(self) -> Job | None:
+        if self._check_is_running and self._check is not None:
+            return self._check.job
+        return self.current_round.job if self.current_round is not None else None
+
+    def _apply_to_check(self, event: Event) -> None:
+        assert self._check is not None  # the caller saw to it
+        self._check.events.append(event)
+        uid = self._check.uids.get(event.volume) if isinstance(event, HeldOut) else None
+        if isinstance(event, HeldOut) and uid is not None:
+            unit = next((volume.unit for volume in self if volume.uid == uid), "pixel")
+            self.left_out.append(SliceScore(volume=uid, slice=event.slice, dice=event.dice, hd95=event.hd95, unit=unit))
+            self._touch_record()
+            self.scores_changed.emit()
+
+    def _resolve_idle(self, focus: tuple[str, int] | None) -> SegmentationTask:
+        self._refuse_while_running()
+        return self.resolve(focus)
+
+    def _refuse_while_running(self) -> None:
+        if self._state is not SessionState.IDLE:
+            raise RuntimeError("A training is running: stop it first.")
+
+    def _next_number(self) -> int:
+        """A number that no round has, and no folder of one that was lost."""
+        on_disk = [int(p.name) for p in self._saver().folder.rounds_path.glob("*") if p.name.isdigit()]
+        return max([*(past.number for past in self.rounds), *on_disk], default=0) + 1
+
+    def _round_record(self, number: int, base: Round | None) -> RoundRecord:
+        saver = self._saver()
+        watchers = {v.uid: saver.watcher(v.uid) for v in self}
+        return RoundRecord(
+            number=number,
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            names={v.uid: v.name for v in self},
+            slice_axes={v.uid: v.slice_axis for v in self},
+            clean={v.uid: tuple(sorted(v.clean)) for v in self},
+            checksums={uid: watcher.checksum for uid, watcher in watchers.items() if watcher is not None},
+            base=base.number if base is not None else None,
+        )
+
+    def _slice_of(self, name: str, z: int) -> AnnotatedVolume:
+        volume = self._volumes[name]
+        if not 0 <= z < volume.n_slices:
+            raise IndexError(f"There is no slice {z} in '{name}': it has slices 0 to {volume.n_slices - 1}.")
+        return volume
+
+    def _watcher(self, name: str) -> SliceWatcher | None:
+        return self._autosave.watcher(self._volumes[name].uid) if self._autosave is not None else None
+
+    def _marked(self, volume: AnnotatedVolume) -> None:
+        self._saver().touch_record(wake=True)
+        self.clean_changed.emit(volume.name)
+
+    def _touch_record(self) -> None:
+        if self._autosave is not None:
+            self._autosave.touch_record()
+
+    def _on_problem(self, sentence: str) -> None:
+        self.saving_changed.emit(sentence)
+
+    def _on_slice_changed(self, uid: str, z: int, old: str, new: str) -> None:
+        volume = self.volume_of(uid)
+        if volume is None:
+            return
+        volume.marks.note_change(z, old, new)
+        if z in volume.clean:
+            self._score(volume, z)
+        self.painted_changed.emit(volume.name)
+
+    def _score(self, volume: AnnotatedVolume, z: int) -> None:
+        """Compare what the last round predicted for a slice that is clean now with what a person made of it."""
+        last = next((past for past in reversed(self.rounds) if past.job.state.is_final and past.has_results), None)
+        if last is None or last.saw(volume.uid, z) or last.record.slice_axes.get(volume.uid) != volume.slice_axis:
+            return
+        if z not in volume.clean:
+            if last.scores.pop((volume.uid, z), None) is not None:
+                self.scores_changed.emit()
+            return
+        name, saver = last.record.names[volume.uid], self._saver()
+        painted = np.array(volume.annotation_slice(z))
+        spacing = volume.in_plane_spacing
+        unchanged = volume.marks.provenance(z, slice_digest(painted)) is Provenance.ACCEPTED
+
+        def compare() -> SliceScore:
+            prediction = np.asarray(last.job.folder.results(name)["pseudo_labels"][z])
+            return score_slice(
+                prediction, painted, spacing, volume=volume.uid, z=z, unit=volume.unit, unchanged=unchanged
+            )
+
+        def keep(score: SliceScore) -> None:
+            if z in volume.clean and last in self.rounds:
+                last.scores[volume.uid, z] = score
+                self._touch_record()
+                self.scores_changed.emit()
+
+        saver.background.submit(compare, keep)
+
+    def _measure(self) -> None:
+        """Ask how much room the rounds take."""
+        for past in self.rounds:
+
+            def known(size: int, past: Round = past) -> None:
+                past.bytes_used = size
+                self.rounds_changed.emit()
+
+            if past.bytes_used is None and past.job.state.is_final:
+                self._saver().background.submit(past.measure, known)
 
     def _set_state(self, state: SessionState) -> None:
         if state is not self._state:
             self._state = state
             self.state_changed.emit(state)
 
-    def _warm_model(self, task: SegmentationTask) -> Path | None:
-        """Job folder of the latest round that left a model for the same classes and network."""
+    def _warm_round(self, task: SegmentationTask) -> Round | None:
+        """The restored round, else the latest, that left a model for the same classes and network."""
         if not self.warm_start:
             return None
-        for previous in reversed(self.rounds):
+        candidates = [self.restored] if self.restored is not None else list(reversed(self.rounds))
+        for previous in candidates:
             fits = (
                 previous.job.state is JobState.FINISHED
                 and isinstance(previous.outcome, Finished)
@@ -292,8 +707,31 @@ class SegmentationSession:
                 )
             )
             if fits and previous.job.folder.model_file.exists():
-                return previous.job.folder.path
+                return previous
         return None
+
+
+def _identity(volume: AnnotatedVolume) -> tuple[object, ...]:
+    """What of a volume the record holds besides its marks and voxels."""
+    return volume.uid, volume.name, volume.slice_axis, volume.spacing, volume.independent_slices, volume.source
+
+
+def _put(marks: set[int], z: int, there: bool) -> None:
+    if there:
+        marks.add(z)
+    else:
+        marks.discard(z)
+
+
+def _reopened(folder: SessionFolder, records: Collection[RoundRecord]) -> list[Round]:
+    """Rounds whose files are still there."""
+    found = []
+    for record in records:
+        try:
+            found.append(Round.reopen(JobFolder(folder.round_path(record.number)), record))
+        except (OSError, ValueError):  # its request was never written, or somebody deleted it
+            continue
+    return found
 
 
 def _threads_beside_a_window() -> int:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.session.marks import SliceMarks
+from napari_mlbseg.session.records import Geometry
 from napari_mlbseg.task import TaskError, Volume
 
-__all__ = ["AnnotatedVolume"]
+__all__ = ["AnnotatedVolume", "ImageSource", "new_uid"]
 
 #: Annotations of more voxels are not searched for labels outside the clean slices.
 _SEARCH_VOXELS = 2**28
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image can be read again.
+
+    Attributes
+    ----------
+    kind : {"file", "zarr"}
+        A NIfTI or TIFF file, or a zarr array on this machine.
+    path : Path
+    channel : int, optional
+        Of a file with channels, each of which is a layer of its own.
+    """
+
+    kind: Literal["file", "zarr"]
+    path: Path
+    channel: int | None = None
+
+
+def new_uid() -> str:
+    """A name for a volume that outlives renaming."""
+    return uuid.uuid4().hex[:12]
 
 
 @dataclass(eq=False)
@@ -33,12 +61,22 @@ class AnnotatedVolume:
         Axis of `image` that holds channels.
     spacing : tuple of float
         Distance of voxels along the three spatial axes in the user's order, in `unit`.
-    clean : set of int
-        Slices marked clean, counted along `slice_axis`.
+    marks : SliceMarks
+        What the person said of the slices, counted along `slice_axis`.
     initial_labels : array-like of int, optional
         Labels from elsewhere for the unannotated slices, axes as in `annotation`.
     independent_slices : bool
         The slices are unrelated images.
+    uid : str
+        The same for as long as a session knows this volume, whatever its name.
+    source : ImageSource, optional
+        None: the image has no file of its own, so a session keeps a copy.
+    grid : FileGrid, optional
+        Of the image's file: what is exported is written into its space.
+    geometry : Geometry, optional
+        How the image's layer lies in the world.
+    is_annotated : bool
+        False: nobody paints on it (`annotation` is all zero), it is only segmented along with the others.
     """
 
     name: str
@@ -48,9 +86,19 @@ class AnnotatedVolume:
     channel_axis: int | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = "pixel"
-    clean: set[int] = field(default_factory=set)
+    marks: SliceMarks = field(default_factory=SliceMarks)
     initial_labels: Any | None = None
     independent_slices: bool = False
+    uid: str = field(default_factory=new_uid)
+    source: ImageSource | None = None
+    grid: FileGrid | None = None
+    geometry: Geometry | None = None
+    is_annotated: bool = True
+
+    @property
+    def clean(self) -> set[int]:
+        """Slices marked clean."""
+        return self.marks.clean
 
     @property
     def n_slices(self) -> int:
@@ -61,9 +109,34 @@ class AnnotatedVolume:
         """Index of slice `z` in an array with the user's three spatial axes."""
         return tuple(z if axis == self.slice_axis else slice(None) for axis in range(3))
 
+    @property
+    def in_plane_spacing(self) -> tuple[float, float]:
+        """Distance of pixels along the other two axes."""
+        rows, columns = (self.spacing[axis] for axis in range(3) if axis != self.slice_axis)
+        return float(rows), float(columns)
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of the image in memory."""
+        return int(np.prod(self.image.shape)) * np.dtype(self.image.dtype).itemsize
+
+    def image_slice(self, z: int) -> np.ndarray:
+        """Slice `z` of the image, its other axes in the user's order."""
+        along = self.image_slice_axis
+        return np.asarray(self.image[tuple(z if axis == along else slice(None) for axis in range(self.image.ndim))])
+
+    @property
+    def image_slice_axis(self) -> int:
+        """Axis of `image`, channels counted, along which the slices lie."""
+        return [axis for axis in range(self.image.ndim) if axis != self.channel_axis][self.slice_axis]
+
+    def annotation_slice(self, z: int) -> np.ndarray:
+        """What is painted on slice `z`, its other two axes in the user's order; a view where that is possible."""
+        return np.asarray(self.annotation[self.slice_index(z)])
+
     def is_painted(self, z: int) -> bool:
         """Whether anything is painted on slice `z`."""
-        return bool(np.any(np.asarray(self.annotation[self.slice_index(z)])))
+        return bool(np.any(self.annotation_slice(z)))
 
     def freeze(self, focus: int | None = None) -> Volume:
         """The volume with its slice axis first, as a task takes it. Arrays are views, not copies.
@@ -105,7 +178,7 @@ class AnnotatedVolume:
         """Label numbers that occur anywhere in the annotation; of a huge one, only on its clean slices."""
         if np.prod(self.annotation.shape) <= _SEARCH_VOXELS:
             return {int(value) for value in np.unique(np.asarray(self.annotation))}
-        slices = [np.unique(np.asarray(self.annotation[self.slice_index(z)])) for z in self.clean]
+        slices = [np.unique(self.annotation_slice(z)) for z in self.clean]
         return {int(value) for value in np.concatenate(slices)} if slices else set()
 
     def _channels_second(self, image: Any) -> Any:

@@ -26,11 +26,6 @@ class SliceReader:
     slice_axis : int
         Axis of `shape` along which the slices lie.
 
-    Attributes
-    ----------
-    keeps : object
-        Held for as long as this array is shown, such as the owner of the files that `read` reads.
-
     Notes
     -----
     It cannot be written to, so neither a brush nor an undo of napari's can change a result.
@@ -41,7 +36,6 @@ class SliceReader:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
         self.slice_axis = slice_axis
-        self.keeps: object = None
 
     @property
     def ndim(self) -> int:

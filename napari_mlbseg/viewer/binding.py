@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
 from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
+from zarr.storage import LocalStore
 
-from napari_mlbseg.session import AnnotatedVolume
+from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
+from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.session import AnnotatedVolume, SliceMarks
+from napari_mlbseg.session.records import Geometry
+from napari_mlbseg.session.volume import ImageSource, new_uid
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -22,11 +29,14 @@ __all__ = [
     "axis_name",
     "current_slice",
     "default_slice_axis",
+    "geometry_of",
+    "image_source",
     "is_result",
     "make_annotation",
     "matching_annotation",
     "show_slice",
     "spatial_shape",
+    "transform_from",
     "transform_of",
     "turn_view",
     "voxel_spacing",
@@ -52,15 +62,18 @@ class VolumeBinding:
         None: nothing is painted on this image, it is only segmented along with the others.
     initial_labels : Labels, optional
         Labels from elsewhere for the unannotated slices.
-    clean : dict of int to set of int
-        For each slice axis, the slices marked clean: a mark means nothing along another axis. The session's volume
-        holds the same set.
+    marks : dict of int to SliceMarks
+        For each slice axis, what was said of the slices: a mark means nothing along another axis. The session's volume
+        holds the same object.
+    uid : str
+        The session's name for this volume, whatever the layers are called.
     """
 
     image: Image
     annotation: Labels | None = None
     initial_labels: Labels | None = None
-    clean: dict[int, set[int]] = field(default_factory=dict)
+    marks: dict[int, SliceMarks] = field(default_factory=dict)
+    uid: str = field(default_factory=new_uid)
 
     def to_volume(self, slice_axis: int, independent: bool) -> AnnotatedVolume:
         """The session's view of these layers; arrays are shared, not copied."""
@@ -77,9 +90,14 @@ class VolumeBinding:
             channel_axis=len(shape) if image.rgb else None,
             spacing=_three(voxel_spacing(image)),
             unit=str(image.units[axis]),
-            clean=self.clean.setdefault(axis, set()),
+            marks=self.marks.setdefault(axis, SliceMarks()),
             initial_labels=None if self.initial_labels is None else _pixels(self.initial_labels),
             independent_slices=independent,
+            uid=self.uid,
+            source=image_source(image),
+            grid=_file_entry(image).get("grid"),
+            geometry=geometry_of(image),
+            is_annotated=self.annotation is not None,
         )
 
     def holds(self, layer: Layer | None) -> bool:
@@ -111,10 +129,57 @@ def transform_of(layer: Layer) -> dict[str, Any]:
     }
 
 
-def make_annotation(image: Image) -> Labels:
-    """An empty labels layer that lies exactly on `image`."""
+def geometry_of(layer: Layer) -> Geometry:
+    """`transform_of` in numbers and words, for a file."""
+    return Geometry(
+        scale=tuple(map(float, layer.scale)),
+        translate=tuple(map(float, layer.translate)),
+        rotate=tuple(tuple(map(float, row)) for row in np.atleast_2d(layer.rotate)),
+        shear=tuple(map(float, layer.shear)),
+        affine=tuple(tuple(map(float, row)) for row in layer.affine.affine_matrix),
+        units=tuple(map(str, layer.units)),
+        axis_labels=tuple(map(str, layer.axis_labels)),
+    )
+
+
+def transform_from(geometry: Geometry) -> dict[str, Any]:
+    """What places a layer as `geometry` says: the inverse of `geometry_of`."""
+    return {
+        "scale": geometry.scale,
+        "translate": geometry.translate,
+        "rotate": np.asarray(geometry.rotate),
+        "shear": np.asarray(geometry.shear),
+        "affine": np.asarray(geometry.affine),
+        "units": geometry.units,
+        "axis_labels": geometry.axis_labels,
+    }
+
+
+def image_source(image: Image) -> ImageSource | None:
+    """Where the image of a layer can be read again; None if nowhere, or not as this layer shows it."""
+    data = _pixels(image)
+    if isinstance(data, zarr.Array) and isinstance(data.store, LocalStore):
+        return ImageSource("zarr", Path(data.store.root) / data.path)
+    entry = _file_entry(image)
+    if "grid" in entry and Path(entry["grid"].path).is_file():
+        return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"))
+    return None
+
+
+def _file_entry(layer: Layer) -> dict[str, Any]:
+    """What our reader left in the layer; empty if the layer came from elsewhere or was changed since."""
+    entry = layer.metadata.get(FILE_KEY)
+    fits = isinstance(entry, dict) and isinstance(entry.get("grid"), FileGrid)
+    if not fits:
+        return {}
+    stored = entry["grid"].stack_shape
+    return entry if tuple(layer.data.shape[:3]) in (stored, stored[::-1]) else {}
+
+
+def make_annotation(image: Image, pixels: np.ndarray | None = None) -> Labels:
+    """A labels layer that lies exactly on `image`, empty unless there are `pixels` for it."""
     return Labels(
-        np.zeros(spatial_shape(image), dtype=np.uint8),
+        np.zeros(spatial_shape(image), dtype=np.uint8) if pixels is None else pixels,
         name=f"{image.name} annotation",
         colormap=label_colormap(_N_COLOURS, seed=_COLOUR_SEED),
         **transform_of(image),

@@ -2,50 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
+from napari_mlbseg.session import Provenance
 from napari_mlbseg.viewer.binding import VolumeBinding
-from napari_mlbseg.viewer.controller import SHORTCUT, DockController
+from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.keys import with_key
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel, hint
-from napari_mlbseg.viewer.slice_strip import SliceStrip
+from napari_mlbseg.viewer.slice_strip import SliceStrip, StripLegend, StripState
 
 __all__ = ["CleanPanel"]
 
-_SETTLE_MILLISECONDS = 300  # painting must stay fluid: look at the pixels when the brush rests
+_SETTLE_MILLISECONDS = 120  # while a training runs, news come in heaps
 _LIST_ROWS = 5
+_N_SUGGESTED = 3
+_FULL_DOUBT = 0.5  # expected error that fills the strip's band
 
 
 class CleanPanel(Panel):
-    """Marks slices clean, and shows which ones are."""
+    """Marks slices clean, and shows what is known of all slices."""
 
     def __init__(self, controller: DockController) -> None:
         super().__init__("Clean slices")
         self._controller = controller
-        self._watched: Labels | None = None
-        self._painted: set[int] = set()
         self.strip = SliceStrip()
-        self.strip.setToolTip("Green: clean. Yellow: painted, not yet clean. Click to go there.")
+        self.legend = StripLegend()
         self.status = WrappedLabel()
         self.turn = QPushButton("&Turn the view to the slices")
-        self.mark = QPushButton(f"&Mark this slice clean  ({SHORTCUT})", checkable=True)
-        self.mark.setToolTip(f"Say that every pixel of the slice in view is labelled as it should be. Key: {SHORTCUT}.")
+        self.mark = QPushButton(with_key("&Mark this slice clean", "mark_slice_clean"), checkable=True)
+        self.mark.setToolTip("Say that every pixel of the slice in view is labelled as it should be.")
+        self.before = QPushButton("◀ clean")
+        self.before.setToolTip(with_key("Go to the previous clean slice", "previous_clean_slice"))
+        self.after = QPushButton("clean ▶")
+        self.after.setToolTip(with_key("Go to the next clean slice", "next_clean_slice"))
         self.list = _SliceList()
         self.list.setAccessibleName("Clean slices")
         self.list.setToolTip("Click a slice to go there; Delete takes its mark away.")
         self.remove = QPushButton("&Remove mark")
         self.remove.setToolTip("Take the mark from the slice chosen in the list. What you painted stays.")
         self.total = QLabel()
+        self._lay_out()
+        self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
+        self._settle.timeout.connect(self._show_all)
+        self._connect()
+        self._show_all()
+
+    def _lay_out(self) -> None:
+        marking = QHBoxLayout()
+        marking.addWidget(self.mark, stretch=1)
+        marking.addWidget(self.before)
+        marking.addWidget(self.after)
         below = QHBoxLayout()
         below.addWidget(self.total, stretch=1)
         below.addWidget(self.remove)
-        for widget in (self.strip, self.status, self.turn, self.mark, self.list):
+        for widget in (self.strip, self.legend, self.status, self.turn):
             self.rows.addWidget(widget)
+        self.rows.addLayout(marking)
+        self.rows.addWidget(self.list)
         self.rows.addLayout(below)
         self.rows.addWidget(
             hint(
@@ -53,25 +71,29 @@ class CleanPanel(Panel):
                 "it is all background."
             )
         )
-        self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
+
+    def _connect(self) -> None:
+        controller, session = self._controller, self._controller.session
         self.list.removal_wanted.connect(self._on_remove)
-        self._settle.timeout.connect(self._on_settled)
         self.strip.slice_wanted.connect(controller.go_to)
         self.turn.clicked.connect(self._on_turn)
         self.mark.clicked.connect(self._on_mark)
+        self.before.clicked.connect(controller.previous_clean_slice)
+        self.after.clicked.connect(controller.next_clean_slice)
         self.list.itemClicked.connect(self._on_item)
         self.list.itemActivated.connect(self._on_item)
         self.remove.clicked.connect(self._on_remove)
-        self.listen(controller.layers_changed, self._on_layers_changed)
+        self.listen(controller.layers_changed, self._show_all)
         self.listen(controller.slice_changed, self._on_slice_changed)
-        self.listen(controller.session.clean_changed, self._on_clean_changed)
-        self._on_layers_changed()
+        self.listen(session.clean_changed, self._on_clean_changed)
+        self.listen(session.painted_changed, self._on_clean_changed)
+        self.listen(session.round_shown, self._on_news)
+        self.listen(session.event_received, self._on_news)
 
     def deafen(self) -> None:
-        """Also stop watching the annotation."""
+        """Also forget what was to be shown soon."""
         super().deafen()
         self._settle.stop()
-        self._watch(None)
 
     # -- to the controller ---------------------------------------------------------------------------------------
 
@@ -90,78 +112,97 @@ class CleanPanel(Panel):
         if item is not None:
             self._controller.mark_clean(False, item.data(Qt.ItemDataRole.UserRole))
 
-    # -- from the controller -------------------------------------------------------------------------------------
-
-    def _on_layers_changed(self) -> None:
-        binding = self._controller.current
-        self._watch(binding.annotation if binding is not None else None)
-        self._on_settled()
+    # -- from the controller and the session ---------------------------------------------------------------------
 
     def _on_slice_changed(self) -> None:
-        binding = self._controller.current
-        if (binding.annotation if binding is not None else None) != self._watched:
-            self._on_layers_changed()
+        if self._binding_shown is not self._controller.current:
+            self._show_all()
         else:
             self._show_slice()
 
     def _on_clean_changed(self, name: str) -> None:
-        self._show_list()
-        self._show_slice()
+        self._show_all()
 
-    # -- from the painted layer ----------------------------------------------------------------------------------
-
-    def _watch(self, annotation: Labels | None) -> None:
-        if self._watched is not None:
-            for emitter in _pixel_emitters(self._watched):
-                emitter.disconnect(self._on_painted)
-        self._watched = annotation
-        if annotation is not None:
-            for emitter in _pixel_emitters(annotation):
-                emitter.connect(self._on_painted)
-
-    def _on_painted(self, event: Any = None) -> None:
-        self._settle.start()
-
-    def _on_settled(self) -> None:
-        self._painted = _painted_slices(self._controller.current, self._controller.slice_axis)
-        self._show_list()
-        self._show_slice()
+    def _on_news(self, news: Any = None) -> None:
+        if not self._settle.isActive():  # not put off again by each: they come all the time
+            self._settle.start()
 
     # -- display -------------------------------------------------------------------------------------------------
 
+    _binding_shown: VolumeBinding | None = None
+
+    def _show_all(self) -> None:
+        self._binding_shown = self._controller.current
+        self.strip.set_value(self._state())
+        self.legend.set_value(self.strip.value())
+        self._show_list()
+        self._show_slice()
+
+    def _state(self) -> StripState:
+        """All that is known of the slices of the current volume."""
+        controller, session = self._controller, self._controller.session
+        binding, n_slices = controller.current, controller.n_slices
+        if binding is None or n_slices == 0 or binding.image.name not in session:
+            return StripState(n_slices=n_slices)
+        name, marks, shown = binding.image.name, controller.marks(binding), session.shown_round
+        in_round = shown.name_of(binding.uid) if shown is not None else None
+        doubt = shown.doubt(in_round) if shown is not None and in_round is not None else None
+        predicted = shown.predicted.get(in_round, set()) if shown is not None and in_round is not None else set()
+        if shown is not None and shown.record.slice_axes.get(binding.uid) != controller.slice_axis:
+            doubt, predicted = None, set()
+        return StripState(
+            n_slices=n_slices,
+            clean=marks.clean,
+            accepted=session.accepted_slices(name),
+            painted=session.painted_slices(name),
+            rejected=marks.rejected,
+            predicted=predicted,
+            suggested={s.slice: _continued(s.reason) for s in session.suggestions(name)[:_N_SUGGESTED]},
+            doubt=None if doubt is None else doubt / _FULL_DOUBT,
+        )
+
     def _show_list(self) -> None:
-        binding = self._controller.current
-        clean = sorted(self._controller.clean_slices(binding)) if binding is not None else []
+        state = self.strip.value()
+        clean = sorted(state.clean)
         chosen = self.list.currentItem().data(Qt.ItemDataRole.UserRole) if self.list.currentItem() else None
         with QSignalBlocker(self.list):
             self.list.clear()
             for z in clean:
-                item = QListWidgetItem(f"Slice {z}" + ("" if z in self._painted else "  (all background)"))
+                item = QListWidgetItem(f"Slice {z}" + self._origin(z))
                 item.setData(Qt.ItemDataRole.UserRole, z)
                 self.list.addItem(item)
                 if z == chosen:
                     self.list.setCurrentItem(item)
         height = self.list.sizeHintForRow(0) if clean else 0
         self.list.setFixedHeight(height * min(_LIST_ROWS, len(clean)) + 8)
-        self.list.setVisible(bool(clean))
-        self.remove.setVisible(bool(clean))
-        self.total.setVisible(bool(clean))
+        for widget in (self.list, self.remove, self.total, self.before, self.after):
+            widget.setVisible(bool(clean))
         self.total.setText("1 clean slice" if len(clean) == 1 else f"{len(clean)} clean slices")
+
+    def _origin(self, z: int) -> str:
+        """What there is to say of where a clean slice came from; nothing of one that was just painted."""
+        assert self._binding_shown is not None  # it has slices
+        state = self.strip.value()
+        if z not in state.painted:
+            return "  (all background)"
+        if z in state.accepted:
+            return "  (as predicted)"
+        marks = self._controller.marks(self._binding_shown)
+        return f"  ({Provenance.CORRECTED})" if marks.accepted.get(z) else ""
 
     def _show_slice(self) -> None:
         binding, z = self._controller.current, self._controller.current_slice
-        clean = self._controller.clean_slices(binding) if binding is not None else set()
         n_slices = self._controller.n_slices
-        self.strip.set_value(n_slices, clean, self._painted, z)
+        state = replace(self.strip.value(), current=z)
+        self.strip.set_value(state)
         self.turn.setVisible(binding is not None and z is None and n_slices > 1)
         self.mark.setEnabled(z is not None)
         with QSignalBlocker(self.mark):
-            self.mark.setChecked(z in clean)
-        self.mark.setText(
-            f"This slice is &clean  ({SHORTCUT})" if z in clean else f"&Mark this slice clean  ({SHORTCUT})"
-        )
+            self.mark.setChecked(z in state.clean)
+        words = "This slice is &clean" if z in state.clean else "&Mark this slice clean"
+        self.mark.setText(with_key(words, "mark_slice_clean"))
         self.status.setToolTip(f"Of the image '{binding.image.name}'" if binding is not None else "")
-        self.status.setText(_status(binding, z, n_slices, clean, self._painted))
+        self.status.setText(_status(binding, z, n_slices, state))
 
 
 class _SliceList(QListWidget):
@@ -176,7 +217,7 @@ class _SliceList(QListWidget):
             super().keyPressEvent(event)
 
 
-def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: set[int], painted: set[int]) -> str:
+def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, state: StripState) -> str:
     """Where the user is and what that slice is, in words."""
     if binding is None:
         return "No image yet."
@@ -184,19 +225,10 @@ def _status(binding: VolumeBinding | None, z: int | None, n_slices: int, clean: 
         return "This image has no slices."
     if z is None:
         return "The slices lie along another axis than the view."
-    state = "clean" if z in clean else "painted, not yet clean" if z in painted else "nothing painted"
-    return f"Slice {z} of 0 to {n_slices - 1}: {state}"
+    words = state.sentence(z).partition("\n")[0].partition(": ")[2]
+    return f"Slice {z} of 0 to {n_slices - 1}: {words}"
 
 
-def _painted_slices(binding: VolumeBinding | None, slice_axis: int) -> set[int]:
-    """Slices on which anything is painted."""
-    if binding is None or binding.annotation is None or slice_axis >= binding.annotation.ndim:
-        return set()
-    pixels = np.asarray(binding.annotation.data)
-    others = tuple(axis for axis in range(pixels.ndim) if axis != slice_axis)
-    return {int(z) for z in np.flatnonzero(pixels.any(axis=others))}
-
-
-def _pixel_emitters(annotation: Labels) -> tuple[Any, ...]:
-    """What tells that pixels changed; undo and redo emit `set_data`, not `paint`."""
-    return annotation.events.paint, annotation.events.set_data, annotation.events.data
+def _continued(sentence: str) -> str:
+    """A sentence as the second half of another."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")

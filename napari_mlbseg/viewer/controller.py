@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels
@@ -13,7 +14,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.events import Event, Failed, Preview, Progress, is_terminal
-from napari_mlbseg.session import Round, SegmentationSession
+from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     annotates,
@@ -25,17 +26,20 @@ from napari_mlbseg.viewer.binding import (
     spatial_shape,
     turn_view,
 )
+from napari_mlbseg.viewer.comparison import Comparison
+from napari_mlbseg.viewer.key_bindings import KeyBindings
 from napari_mlbseg.viewer.layers import ResultLayers
+from napari_mlbseg.viewer.painting import PaintWatch
+from napari_mlbseg.viewer.reviewing import Reviewer
+from napari_mlbseg.viewer.session_files import SessionFiles
+from napari_mlbseg.viewer.settings import apply_settings
 from napari_mlbseg.viewer.words import ending
 
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-__all__ = ["SHORTCUT", "DockController"]
-
-#: Marks the slice in view clean. No layer of napari's binds it, and layer keys would win over a viewer's.
-SHORTCUT = "K"
+__all__ = ["DockController"]
 
 _POLL_MILLISECONDS = 100
 
@@ -45,6 +49,8 @@ _POLL_MILLISECONDS = 100
 
 class DockController:
     """Owns the session of one dock; the panels call it and listen to it.
+
+    What belongs to reviewing a slice is its `reviewer`'s, what belongs to session folders its `files`'.
 
     Parameters
     ----------
@@ -59,8 +65,11 @@ class DockController:
 
     def __init__(self, viewer: Viewer, session: SegmentationSession | None = None) -> None:
         self.viewer = viewer
-        self.session = session if session is not None else SegmentationSession()
+        self.session = session if session is not None else _new_session()
         self.results = ResultLayers(viewer)
+        self.comparison = Comparison(viewer)
+        self.reviewer = Reviewer(self)
+        self.files = SessionFiles(self)
         self.bindings: list[VolumeBinding] = []
         self.slice_axis = 0
         self.independent_slices = False
@@ -70,7 +79,9 @@ class DockController:
         self._focus_is_news = False
         self._progress: progress | None = None
         self._closed = False
-        self._shadowed: Any = None
+        self._adopts = True
+        self._keys = KeyBindings(viewer, self)
+        self._paint_watch = PaintWatch(self._on_painted)
         self._timer = QTimer()
         self._timer.setInterval(_POLL_MILLISECONDS)
         self._connect()
@@ -85,6 +96,22 @@ class DockController:
             self.slice_axis = default_slice_axis(bindings[0].image, self.viewer)
         self.bindings = bindings
         self.sync()
+
+    @contextmanager
+    def layers_are_ours(self) -> Iterator[None]:
+        """Layers that are inserted meanwhile come from a session that is being opened: they are not adopted."""
+        self._adopts = False
+        try:
+            yield
+        finally:
+            self._adopts = True
+
+    def show_first(self) -> None:
+        """Show the slice to work on first: a suggested one, or the middle."""
+        suggestion = self.reviewer.suggestion()
+        if self.current is not None and self.n_slices:
+            self.viewer.reset_view()
+            self.go_to(suggestion.slice if suggestion is not None else self.n_slices // 2)
 
     def set_slices(self, axis: int, independent: bool) -> None:
         """Slices lie along `axis`; turns the view there if that changes."""
@@ -101,12 +128,21 @@ class DockController:
     def sync(self) -> None:
         """Bring the session's volumes up to date with the layers."""
         self.session.set_volumes([b.to_volume(self.slice_axis, self.independent_slices) for b in self.bindings])
+        self._paint_watch.watch([b.annotation for b in self.bindings if b.annotation is not None])
         self.layers_changed.emit()
         self._on_view_moved()
 
+    def take_over(self, bindings: Sequence[VolumeBinding], slice_axis: int, independent: bool) -> None:
+        """Work on these bindings, which a session that was opened brought."""
+        for binding in bindings:
+            self._know(binding)
+        self.bindings = list(bindings)
+        self.slice_axis, self.independent_slices = slice_axis, independent
+        self.sync()
+
     def adopt(self, layer: Layer) -> None:
         """Take up a layer that the user opened or made, where one is still missing."""
-        if is_result(layer):
+        if is_result(layer) or not self._adopts:
             return
         if isinstance(layer, Image) and not self.bindings:
             self.set_layers([(layer, matching_annotation(layer, self.viewer))])
@@ -122,9 +158,12 @@ class DockController:
         for known in self._known:
             if known.image == image and known.annotation == annotation:
                 return known
-        self._known.append(VolumeBinding(image, annotation))
-        image.events.name.connect(self._on_renamed)
-        return self._known[-1]
+        return self._know(VolumeBinding(image, annotation))
+
+    def _know(self, binding: VolumeBinding) -> VolumeBinding:
+        self._known.append(binding)
+        binding.image.events.name.connect(self._on_renamed)
+        return binding
 
     # -- the slice in view ---------------------------------------------------------------------------------------
 
@@ -138,6 +177,11 @@ class DockController:
         if self._current not in self.bindings:
             self._current = self.bindings[0] if self.bindings else None
         return self._current
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its dock is gone."""
+        return self._closed
 
     @property
     def current_slice(self) -> int | None:
@@ -172,7 +216,48 @@ class DockController:
 
     def clean_slices(self, binding: VolumeBinding) -> set[int]:
         """Slices of a volume that are marked clean."""
-        return binding.clean.setdefault(self.slice_axis, set())
+        return self.marks(binding).clean
+
+    def marks(self, binding: VolumeBinding) -> SliceMarks:
+        """What was said of a volume's slices."""
+        return binding.marks.setdefault(self.slice_axis, SliceMarks())
+
+    def go_to_clean(self, step: int) -> None:
+        """Go to the next clean slice, or with -1 to the one before."""
+        binding, z = self.current, self.current_slice
+        clean = sorted(self.clean_slices(binding)) if binding is not None else []
+        here = z if z is not None else -1
+        ahead = [other for other in clean if (other - here) * step > 0]
+        if ahead:
+            self.go_to(min(ahead) if step > 0 else max(ahead))
+        else:
+            self.complained.emit("" if clean else "No slice is marked clean yet: paint one completely and mark it.")
+
+    # the actions of `keys.SHORTCUTS`, which the commands of the manifest call as well
+
+    def mark_slice_clean(self) -> None:
+        """See `toggle_clean`."""
+        self.toggle_clean()
+
+    def next_clean_slice(self) -> None:
+        """Go to the next clean slice."""
+        self.go_to_clean(1)
+
+    def previous_clean_slice(self) -> None:
+        """Go to the previous clean slice."""
+        self.go_to_clean(-1)
+
+    def next_suggestion(self) -> None:
+        """Go to the slice that is suggested next."""
+        self.reviewer.go_to_suggestion()
+
+    def accept(self) -> None:
+        """Accept the prediction of the slice in view."""
+        self.reviewer.accept()
+
+    def reject(self) -> None:
+        """Reject the prediction of the slice in view."""
+        self.reviewer.reject()
 
     def go_to(self, z: int) -> None:
         """Scroll to a slice of the current volume."""
@@ -195,14 +280,27 @@ class DockController:
             if self.bindings and all(b.annotation is None for b in self.bindings):
                 raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
             self.session.start(focus=None if binding is None or z is None else (binding.image.name, z))
-        except ValueError as error:
-            self.complained.emit(str(error))
-        except OSError as error:
+        except (ValueError, OSError) as error:
+            self._complain_of(error)
+
+    def start_check(self) -> None:
+        """Leave one clean slice out after the other, to estimate the accuracy."""
+        self.complained.emit("")
+        self.sync()
+        try:
+            self.session.start_check()
+        except (ValueError, OSError) as error:
+            self._complain_of(error)
+
+    def _complain_of(self, error: Exception) -> None:
+        if isinstance(error, OSError):
             reason = error.strerror or "the disk is full"  # numpy says only how many bytes it could not write
             self.complained.emit(
                 f"The training's files cannot be written to {self.session.folder} ({reason}): make room there, then "
                 "press Train again."
             )
+        else:
+            self.complained.emit(str(error))
 
     def stop(self) -> None:
         """Stop the training and keep what it has."""
@@ -213,10 +311,12 @@ class DockController:
         if self._closed:
             return
         self._closed = True
-        self._timer.stop()
+        with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
+            self._timer.stop()
         self._disconnect()
         self._end_progress()
         self.session.close()
+        self.comparison.close()
         self.results.close()
 
     # -- slots ---------------------------------------------------------------------------------------------------
@@ -228,6 +328,11 @@ class DockController:
         self._in_view = in_view
         self.slice_changed.emit()
         self._focus_is_news = True
+
+    def _on_painted(self, layer: Labels) -> None:
+        for binding in self.bindings:
+            if binding.annotation == layer:
+                self.session.touch(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
 
     def _on_renamed(self, event: Any) -> None:
         self.sync()
@@ -255,8 +360,23 @@ class DockController:
     def _on_round_started(self, started: Round) -> None:
         by_name = {binding.image.name: binding for binding in self.bindings}
         self.results.expect(started, by_name, self.slice_axis)
+        for event in started.events:  # of a round that was found running
+            if isinstance(event, Preview):
+                self.results.take(event)
+        self._begin_progress()
+
+    def _on_round_shown(self, shown: Round | None) -> None:
+        """Another round's results are to be seen: one that was restored, or found when the session was opened."""
+        if shown is None:
+            self.results.clear()
+            return
+        named = {shown.name_of(binding.uid): binding for binding in self.bindings}
+        by_name = {name: binding for name, binding in named.items() if name is not None}
+        self.results.show(shown, by_name, self.slice_axis)
+
+    def _begin_progress(self) -> None:
+        self._end_progress()
         self._progress = progress(total=100, desc="MLB-Seg")
-        self._timer.start()
 
     def _on_tick(self) -> None:
         if self._focus_is_news:  # told here and not with every step of the slider: telling writes a file
@@ -274,17 +394,12 @@ class DockController:
             self._progress.n = round(100 * event.fraction)
             self._progress.refresh()
         elif is_terminal(event):
-            self._timer.stop()
             self._end_progress()
-            self.results.flush()
             if isinstance(event, Failed):
                 self.complained.emit(f"{event.message} {event.advice}".strip())
                 show_error(f"MLB-Seg: {event.message}")
             else:
                 show_info(f"MLB-Seg: {ending(event)}")
-
-    def _on_key(self, viewer: Any) -> None:
-        self.toggle_clean()
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -298,11 +413,13 @@ class DockController:
             emitter.connect(self._on_view_moved)
         self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
         self.viewer.layers.events.removed.connect(self._on_layer_removed)
-        self._shadowed = self.viewer.bind_key(SHORTCUT, None)  # that of another dock in this viewer
-        self.viewer.bind_key(SHORTCUT, self._on_key)
+        self._keys.bind()
         self.session.round_started.connect(self._on_round_started)
+        self.session.check_started.connect(self._begin_progress)
+        self.session.round_shown.connect(self._on_round_shown)
         self.session.event_received.connect(self._on_event)
         self._timer.timeout.connect(self._on_tick)
+        self._timer.start()
         QApplication.instance().aboutToQuit.connect(self.close)
 
     def _disconnect(self) -> None:
@@ -310,24 +427,24 @@ class DockController:
             emitter.disconnect(self._on_view_moved)
         self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
-        self._release_key()
+        self._keys.release()
+        self._paint_watch.watch([])
         for image in {known.image for known in self._known}:
             image.events.name.disconnect(self._on_renamed)
         self.session.round_started.disconnect(self._on_round_started)
+        self.session.check_started.disconnect(self._begin_progress)
+        self.session.round_shown.disconnect(self._on_round_shown)
         self.session.event_received.disconnect(self._on_event)
-        self._timer.timeout.disconnect(self._on_tick)
+        with suppress(RuntimeError):
+            self._timer.timeout.disconnect(self._on_tick)
         QApplication.instance().aboutToQuit.disconnect(self.close)
-
-    def _release_key(self) -> None:
-        """Give the shortcut back to the dock that had it before, if that is still open."""
-        bound = self.viewer.bind_key(SHORTCUT, None)
-        if bound == self._on_key:
-            bound = self._shadowed
-            while isinstance(owner := getattr(bound, "__self__", None), DockController) and owner._closed:
-                bound = owner._shadowed
-        if bound is not None:
-            self.viewer.bind_key(SHORTCUT, bound)
 
     def _view_emitters(self) -> tuple[Any, ...]:
         dims = self.viewer.dims.events
         return dims.point, dims.order, dims.ndisplay, self.viewer.layers.selection.events.active
+
+
+def _new_session() -> SegmentationSession:
+    session = SegmentationSession()
+    apply_settings(session)
+    return session

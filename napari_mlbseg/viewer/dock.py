@@ -15,6 +15,9 @@ from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
 from napari_mlbseg.viewer.panel import in_reading_order
 from napari_mlbseg.viewer.results_panel import ResultsPanel
+from napari_mlbseg.viewer.review_panel import ReviewPanel
+from napari_mlbseg.viewer.rounds_panel import RoundsPanel
+from napari_mlbseg.viewer.session_panel import SessionPanel
 from napari_mlbseg.viewer.train_panel import TrainPanel
 
 if TYPE_CHECKING:
@@ -43,7 +46,10 @@ class MLBSegDock(QWidget):
         self.data = DataPanel(self.controller)
         self.clean = CleanPanel(self.controller)
         self.train = TrainPanel(self.controller)
+        self.review = ReviewPanel(self.controller)
         self.results = ResultsPanel(self.controller)
+        self.rounds = RoundsPanel(self.controller)
+        self.session = SessionPanel(self.controller)
         self._lay_out()
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self._settle.timeout.connect(self._on_settled)
@@ -58,7 +64,7 @@ class MLBSegDock(QWidget):
     @property
     def panels(self) -> tuple[Panel, ...]:
         """Top to bottom."""
-        return self.data, self.clean, self.train, self.results
+        return self.data, self.clean, self.train, self.review, self.results, self.rounds, self.session
 
     def _order_tabs(self) -> None:
         """Let Tab go down the panels, also through what was made later."""

@@ -59,6 +59,7 @@ class ResultLayers:
         """Results of `started` come next; earlier ones are shown until then."""
         earlier = list(self._targets.values())
         self._round, self._targets = started, {}
+        self._stale.clear()
         for name, binding in bindings.items():
             same = next((target for target in earlier if target.binding.image == binding.image), None)
             target = _Target(binding, slice_axis)
@@ -69,6 +70,60 @@ class ResultLayers:
         for left_over in earlier:  # of an image that is no longer trained on: its layers are the user's now
             for layer in left_over.layers.values():
                 self._unwatch(layer)
+
+    @property
+    def shown_round(self) -> Round | None:
+        """The round that the layers show, or will show as soon as it has something."""
+        return self._round
+
+    def show(self, past: Round, bindings: dict[str, VolumeBinding], slice_axis: int) -> None:
+        """Show all that a round has written; nothing of another round is shown in its place.
+
+        Parameters
+        ----------
+        past : Round
+        bindings : dict of str to VolumeBinding
+            By the volumes' names in that round.
+        slice_axis : int
+            Of volumes whose axis the round does not tell.
+        """
+        self.expect(past, bindings, slice_axis)
+        for target in self._targets.values():
+            target.slice_axis = past.record.slice_axes.get(target.binding.uid, slice_axis)
+            for key in list(target.layers):
+                if not _round_has(past, _kind(key)):
+                    self._remove(target, key)
+            target.readers = {}
+        for event in past.events:
+            if isinstance(event, Preview):
+                self.take(event)
+        self.changed.emit()
+
+    def clear(self) -> None:
+        """Take all result layers away: their round is gone."""
+        for target in self._targets.values():
+            for key in list(target.layers):
+                self._remove(target, key)
+        self._targets, self._round = {}, None
+        self._stale.clear()
+        self.changed.emit()
+
+    def has_slice(self, binding: VolumeBinding, key: str, z: int) -> bool:
+        """Whether a slice of a kind of result is there to be shown."""
+        target, kind = self._target_of(binding), _kind(key)
+        if target is None or key not in target.sources:
+            return False
+        return target.sources[key].before is not None or all(z in target.written[array] for array in kind.arrays)
+
+    def slice_of(self, binding: VolumeBinding, key: str, z: int) -> np.ndarray | None:
+        """A slice of a kind of result as it is shown, (Y, X); None where the slice was not written yet."""
+        target = self._target_of(binding)
+        if target is None or not self.has_slice(binding, key, z):
+            return None
+        return np.asarray(target.sources[key](slice(z, z + 1)))[0]
+
+    def _target_of(self, binding: VolumeBinding) -> _Target | None:
+        return next((target for target in self._targets.values() if target.binding is binding), None)
 
     def take(self, event: Preview) -> None:
         """Note what was written, and make the layers that can be made now."""
@@ -135,7 +190,7 @@ class ResultLayers:
             target.readers[kind.key] = fresh
             if kind.key not in target.layers:
                 self._insert(name, target, kind, fresh)
-                self.changed.emit()
+            self.changed.emit()
         layer = target.layers.get(kind.key)
         if layer is not None:
             layer.refresh(extent=False)
@@ -195,7 +250,7 @@ class ResultLayers:
             layer.colormap = colours
 
     def _describe(self, layer: Layer, name: str, kind: ResultKind) -> None:
-        """Say in the layer where it comes from, and keep its round's files for as long as it shows them."""
+        """Say in the layer where it comes from."""
         assert self._round is not None  # layers come from rounds only
         layer.metadata[METADATA_KEY] = {
             "image": name,
@@ -205,7 +260,6 @@ class ResultLayers:
             "class_values": self._round.task.class_values,
             "config": self._round.task.config.model_dump(mode="json"),
         }
-        layer.data.keeps = self._round
 
     def _remove(self, target: _Target, key: str) -> None:
         layer = target.layers.pop(key)
@@ -268,6 +322,7 @@ class _Patchwork:
     dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
 
     def __call__(self, slices: slice) -> np.ndarray:
+        """Slices ``start:stop``, (n, Y, X)."""
         if self.before is None:
             return self.newest(slices)
         missing = [z for z in range(slices.start, slices.stop) if not all(z in written for written in self.written)]
@@ -283,6 +338,12 @@ def _fits(layer: Layer, reader: SliceReader) -> bool:
     """Whether the layer can go on with another source: same shape, type and slice axis."""
     old = layer.data
     return (old.shape, old.dtype, old.slice_axis) == (reader.shape, reader.dtype, reader.slice_axis)
+
+
+def _round_has(past: Round, kind: ResultKind) -> bool:
+    """Whether a round wrote what a kind of result is read from."""
+    written = {array for event in past.events if isinstance(event, Preview) for array in event.arrays}
+    return set(kind.arrays) <= written
 
 
 def _kind(key: str) -> ResultKind:

@@ -72,7 +72,8 @@ class TrainPanel(Panel):
         self.button.clicked.connect(self._on_button)
         self.listen(self._session.config_changed, self._on_config_changed)
         self.listen(self._session.state_changed, self._on_state_changed)
-        self.listen(self._session.round_started, self._on_round_started)
+        self.listen(self._session.round_started, self._on_started)
+        self.listen(self._session.check_started, self._on_started)
         self.listen(self._session.event_received, self._on_event)
         self.listen(self._controller.layers_changed, self._on_layers_changed)
         self.listen(self._controller.complained, self.complaint.say)
@@ -114,12 +115,14 @@ class TrainPanel(Panel):
         self.button.setText({SessionState.IDLE: "&Train", SessionState.RUNNING: "S&top"}.get(state, "Stopping…"))
         self.button.setEnabled(state is not SessionState.STOPPING)
 
-    def _on_round_started(self, started: Round) -> None:
+    def _on_started(self, started: Round | None = None) -> None:
         self.bar.setRange(0, 0)  # busy, until the worker says how far it is
         self.stage.setText("Starting…")
         self.device.hide()  # not known yet: it would leave a gap
         self.stage.show()
         self.bar.show()
+        for event in started.events if started is not None else ():  # of a round that was found running
+            self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Metrics) and "device" in event.values:  # it is chosen when torch has been loaded

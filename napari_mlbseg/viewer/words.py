@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 
-__all__ = ["clock", "ending", "stage"]
+__all__ = ["clock", "ending", "size", "stage"]
 
 
 def clock(seconds: float) -> str:
@@ -12,6 +12,16 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(n_bytes: int) -> str:
+    """Room on a disk, such as 12 MB."""
+    amount, unit = n_bytes / 1e3, "kB"
+    if amount >= 1000:
+        amount, unit = amount / 1e3, "MB"
+    if amount >= 1000:
+        amount, unit = amount / 1e3, "GB"
+    return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
 
 
 def stage(event: Progress, n_clean: int) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.checkpoint import load_model
-from napari_mlbseg.engine.predict import Predictor, predict_volume
+from napari_mlbseg.engine.predict import Predictor, predict, predict_volume
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Stage, is_terminal
@@ -80,6 +80,47 @@ def test_every_slice_of_every_array_is_written_and_announced() -> None:
     )
     assert all(arrays["view_agreement"][z].max() > 0 for z in range(15))
     assert all((arrays["weight_initial"][z] + arrays["weight_pseudo"][z]).max() > 0 for z in range(15))
+
+
+def test_every_predicted_slice_has_statistics_that_fit_the_arrays() -> None:
+    task = resolve_task([stack()], config(bootstrap_steps=20, steps=5))
+    results, events = run(task)
+    arrays, finals = results["stack"], [e for e in events if isinstance(e, Preview) and e.stage is Stage.PREDICT]
+    found: dict[str, dict[int, float]] = {}
+    for event in finals:
+        for name, values in event.statistics.items():
+            found.setdefault(name, {}).update(zip(event.slices, values, strict=True))
+    assert set(found) == {"uncertainty", "foreground", "view_disagreement", "initial_disagreement", "weight"}
+    probability = arrays["probability"].astype(np.float32)
+    weight = arrays["weight_initial"] + arrays["weight_pseudo"]
+    for z in range(15):
+        assert found["uncertainty"][z] == pytest.approx((1 - probability[z].max(0)).sum(), rel=0.01, abs=1)
+        assert found["view_disagreement"][z] == pytest.approx((1 - arrays["view_agreement"][z]).sum(), abs=0.1)
+        assert found["weight"][z] == pytest.approx(weight[z].mean(), abs=1e-3)
+        if z not in CLEAN:
+            assert found["foreground"][z] == np.count_nonzero(arrays["pseudo_labels"][z])
+
+
+def test_a_single_view_says_nothing_about_disagreement() -> None:
+    task = resolve_task([stack()], config(steps=40, preview_interval=0.2))
+    _, events = run(task)
+    during = [e for e in events if isinstance(e, Preview) and e.stage is Stage.TRAIN]
+    assert during
+    assert all("view_disagreement" not in e.statistics and "uncertainty" in e.statistics for e in during)
+
+
+def test_without_a_step_there_are_no_statistics() -> None:
+    _, events = run(resolve_task([stack()], config(bootstrap_steps=0, steps=0)))
+    assert not any(e.statistics for e in events if isinstance(e, Preview))
+
+
+def test_a_prediction_has_statistics_too(tmp_path: Path) -> None:
+    volume = stack()
+    task = resolve_task([volume], config())
+    run(task, save_to=tmp_path / "model.safetensors")
+    previews = [e for e in predict(task, model=tmp_path / "model.safetensors", device="cpu") if isinstance(e, Preview)]
+    assert {z for e in previews for z in e.slices} == set(range(15))
+    assert all(set(e.statistics) == {"uncertainty", "foreground", "view_disagreement"} for e in previews)
 
 
 def test_clean_slices_keep_the_users_labels_and_numbers() -> None:

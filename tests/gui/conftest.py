@@ -45,9 +45,9 @@ def display() -> Iterator[None]:
 class FakeJob:
     """A job without a process: the test writes its events and arrays into a real job folder."""
 
-    def __init__(self, path: os.PathLike[str], task: SegmentationTask) -> None:
+    def __init__(self, path: os.PathLike[str], task: SegmentationTask, **options: object) -> None:
         self.folder = JobFolder(path)
-        self.folder.write_request(task)
+        self.folder.write_request(task, **options)
         self.task = task
         self.results = ZarrResults(self.folder, task)
         self.state = JobState.CREATED
@@ -57,7 +57,7 @@ class FakeJob:
 
     @classmethod
     def create(cls, path: os.PathLike[str], task: SegmentationTask, **options: object) -> FakeJob:
-        return cls(path, task)
+        return cls(path, task, **options)
 
     def start(self) -> None:
         self.state = JobState.RUNNING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import time
@@ -11,14 +10,14 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason
+from napari_mlbseg.events import Cancelled, Failed
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionState
+from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionState, SliceMarks
 from napari_mlbseg.task import TaskError
 
 
-def volume(name="heart", slice_axis=0, **options):
+def volume(name="heart", slice_axis=0, clean=(), **options):
     """A stack of six slices along `slice_axis`, one structure on slices 1 and 4."""
     shape = [16, 20]
     shape.insert(slice_axis, 6)
@@ -26,7 +25,8 @@ def volume(name="heart", slice_axis=0, **options):
     for z in (1, 4):
         annotation[tuple(z if axis == slice_axis else slice(3, 9) for axis in range(3))] = 2
     image = np.random.default_rng(0).random(shape).astype(np.float32)
-    return AnnotatedVolume(name=name, image=image, annotation=annotation, slice_axis=slice_axis, **options)
+    marks = SliceMarks(clean=set(clean))
+    return AnnotatedVolume(name=name, image=image, annotation=annotation, slice_axis=slice_axis, marks=marks, **options)
 
 
 @pytest.fixture
@@ -133,21 +133,6 @@ def test_set_volumes_forgets_the_others(session):
     assert heard == [2]
     assert [v.name for v in session] == ["a", "b"]
     assert "heart" not in session
-
-
-def test_a_temporary_folder_lives_as_long_as_anybody_reads_from_it(job):
-    session = SegmentationSession()
-    session.set_volume(volume(clean={1}))
-    folder = session.folder
-    kept = session.start()
-    job.poll.return_value = [Finished(reason=FinishReason.STEPS, steps=1, seconds=1)]
-    session.poll()
-    session.close()
-    gc.collect()
-    assert folder.exists()
-    del kept
-    gc.collect()
-    assert not folder.exists()
 
 
 def test_closing_ends_the_worker(tmp_path, monkeypatch):

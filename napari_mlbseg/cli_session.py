@@ -1,0 +1,179 @@
+"""``napari-mlbseg session``: a saved session without a window."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from napari_mlbseg.cli_inputs import InputError, device_option, writable_folder
+from napari_mlbseg.events import Event, Failed
+from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.session import Round, SegmentationSession, SessionState
+from napari_mlbseg.session.exporting import export_session
+from napari_mlbseg.session.opening import load_session
+
+__all__ = ["Watchable", "add_session_parser"]
+
+_OK, _FAILED, _INTERRUPTED = 0, 1, 130
+
+
+class Watchable(Protocol):
+    """What a progress bar needs of a job."""
+
+    @property
+    def state(self) -> JobState:
+        """State of the job."""
+        ...
+
+    def events(self, interval: float = 0.1) -> Iterator[Event]:
+        """Every event up to the terminal one; waits for them."""
+        ...
+
+    def cancel(self) -> None:
+        """Ask the worker to stop and keep what it has."""
+        ...
+
+
+Watch = Callable[[Watchable], bool]
+
+
+def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> None:
+    """Add the command to a command line.
+
+    Parameters
+    ----------
+    commands : subparsers
+    watch : callable
+        Shows the progress of a job until it ends; True if it was interrupted.
+    """
+    session = commands.add_parser("session", help="look at, train or export a saved session")
+    session.set_defaults(run=lambda options, start: _session(options, watch))
+    session.add_argument("session", metavar="NAME.mlbseg", help="the session's folder")
+    session.add_argument("--train", action="store_true", help="train another round on its clean slices")
+    session.add_argument("--export", metavar="DIR", help="write annotation and results as image files")
+    session.add_argument("--device", metavar="DEVICE", help="for --train: auto, cpu, cuda or mps; else the session's")
+    session.add_argument("--time-budget", metavar="SECONDS", help="for --train; else the session's")
+    session.add_argument("--seed", metavar="N", help="for --train; else the session's")
+    session.add_argument(
+        "--image", action="append", default=[], metavar="OLD=NEW", help="an image that lies elsewhere now"
+    )
+
+
+def _session(options: argparse.Namespace, watch: Watch) -> int:
+    out = None if options.export is None else writable_folder(options.export)
+    session = SegmentationSession()
+    loaded = load_session(Path(options.session), _moved(options.image))
+    for note in loaded.notes:
+        print(f"napari-mlbseg: {note}", file=sys.stderr)
+    session.load(loaded)
+    try:
+        code = _train(session, options, watch) if options.train else _OK
+        if code == _FAILED:
+            return code
+        if out is not None:
+            for path in export_session(list(session), session.shown_round, out):
+                print(path)
+        elif not options.train:
+            print(json.dumps(_summary(session), indent=2))
+        return code
+    finally:
+        session.close()
+
+
+def _train(session: SegmentationSession, options: argparse.Namespace, watch: Watch) -> int:
+    """Train a round to its end, or go on watching the one that runs."""
+    changes = {"time_budget": options.time_budget, "seed": options.seed}
+    if options.device is not None:
+        changes["device"] = device_option(options.device)
+    session.config = session.config.updated(**{name: value for name, value in changes.items() if value is not None})
+    if session.state is SessionState.IDLE:
+        session.start()
+    running = session.current_round
+    assert running is not None  # it was just started, or is why the state is not idle
+    reader = _Following(session, running)
+    interrupted = watch(reader)
+    session.save()
+    if isinstance(running.outcome, Failed):
+        print(f"napari-mlbseg: {running.outcome.message} {running.outcome.advice}".rstrip(), file=sys.stderr)
+        return _FAILED
+    print(running.job.folder.path)
+    return _INTERRUPTED if interrupted else _OK
+
+
+class _Following:
+    """A round's job, whose events the session takes in as they are shown."""
+
+    def __init__(self, session: SegmentationSession, running: Round) -> None:
+        self._session, self._running = session, running
+        self.folder = running.job.folder
+
+    @property
+    def state(self) -> JobState:
+        """State of the job."""
+        return self._running.job.state
+
+    def events(self, interval: float = 0.1) -> Iterator[Event]:
+        """Every event up to the terminal one; waits for them."""
+        told = 0
+        while True:
+            self._session.poll()
+            yield from self._running.events[told:]
+            told = len(self._running.events)
+            if self.state.is_final:
+                return
+            time.sleep(interval)
+
+    def cancel(self) -> None:
+        """Ask the worker to stop and keep what it has."""
+        self._session.stop()
+
+
+def _summary(session: SegmentationSession) -> dict[str, object]:
+    return {
+        "session": session.folder.name,
+        "classes": session.known_classes(),
+        "volumes": {
+            volume.name: {
+                "shape": list(volume.annotation.shape),
+                "slice_axis": volume.slice_axis,
+                "clean": sorted(volume.clean),
+                "painted": sorted(session.painted_slices(volume.name)),
+                "next": [suggestion.slice for suggestion in session.suggestions(volume.name)[:3]],
+            }
+            for volume in session
+        },
+        "rounds": [
+            {
+                "number": past.number,
+                "clean": past.n_clean,
+                "outcome": past.outcome.type if past.outcome is not None else None,
+                "seconds": past.seconds,
+                "held_out_dice": past.held_out_dice,
+                "held_out_hd95": _finite(past.held_out_hd95),
+                "bytes": past.measure(),
+            }
+            for past in session.rounds
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _moved(pairs: list[str]) -> dict[str, Path]:
+    moved = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not equals or not new:
+            raise InputError(
+                f"--image {pair} lacks a path: write --image OLD=NEW, with the path of then and that of now."
+            )
+        moved[old] = Path(new)
+    return moved

@@ -1,0 +1,412 @@
+"""Keeps a session folder up to date with what is painted, seconds after a stroke, without the window waiting for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from psygnal import Signal
+
+from napari_mlbseg.jobs.folder import safe_name
+from napari_mlbseg.session.background import Background
+from napari_mlbseg.session.records import ImageRecord, SessionError, SessionRecord
+from napari_mlbseg.session.storage import SessionFolder, content_hash
+from napari_mlbseg.session.volume import AnnotatedVolume
+from napari_mlbseg.session.watcher import SliceWatcher
+
+__all__ = ["Autosave"]
+
+_SETTLE_SECONDS = 0.3  # after the last stroke, before slices are compared
+_LOOK_SECONDS = 0.010  # that a poll may compare slices
+_RETRY_SECONDS = 4.0  # after a failure
+_BATCH_BYTES = 2**25  # of an image that is copied into the folder, at a time
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What the folder holds, or is to hold, of a volume."""
+
+    watcher: SliceWatcher
+    annotation: str  # path of its array within the folder
+    layout: tuple[tuple[int, ...], np.dtype, int]  # shape, type and slice axis
+    dirty: set[int] = field(default_factory=set)
+    touched: float | None = None
+    embedded: str = ""  # path of the copied image
+    copied: int = 0  # slices of it that are copied
+    content: str = ""  # fingerprint of its file
+    asked: bool = False  # whether that is being computed
+
+    @property
+    def volume(self) -> AnnotatedVolume:
+        """The volume as it is now."""
+        return self.watcher.volume
+
+
+class Autosave:
+    """Watches annotations and writes what changed, with the session's record, into the session folder.
+
+    Parameters
+    ----------
+    folder : SessionFolder
+        Made when something is written for the first time.
+    record : callable
+        Gives the record to write.
+
+    Notes
+    -----
+    All methods belong to one thread; files are written in another. `poll` takes a hundredth of a second at most.
+    """
+
+    slice_changed = Signal(str, int, str, str)  # uid, slice, old and new fingerprint
+    problem_changed = Signal(str)  # a sentence while nothing can be saved; empty: all is well again
+    saved = Signal()
+
+    def __init__(self, folder: SessionFolder, record: Callable[[], SessionRecord]) -> None:
+        self.folder = folder
+        self._make_record = record
+        self._kept: dict[str, _Kept] = {}
+        self._left: dict[str, _Kept] = {}  # of volumes that are no longer part of the session
+        self._record_is_stale = False
+        self._not_before = 0.0
+        self._writing = False
+        self._locked = False
+        self.is_awake = False  # whether a person did anything that is worth a folder
+        self.problem = ""
+        self._error: Exception | None = None
+        self.background = Background()
+
+    # -- volumes -------------------------------------------------------------------------------------------------
+
+    def set_volumes(self, volumes: Iterable[AnnotatedVolume]) -> None:
+        """Watch exactly these volumes; one that was watched before goes on from what is known of it."""
+        wanted = {volume.uid: volume for volume in volumes if volume.is_annotated}
+        for uid in [uid for uid in self._kept if uid not in wanted]:
+            self._left[uid] = self._kept.pop(uid)
+        for uid, volume in wanted.items():
+            kept = self._kept.get(uid) or self._left.pop(uid, None)
+            self._kept[uid] = self._new(volume) if kept is None else kept
+            if kept is not None:
+                self._go_on(kept, volume)
+
+    def adopt(self, volume: AnnotatedVolume, annotation: str, image: ImageRecord) -> None:
+        """Watch a volume that was just read from the folder: nothing of it needs to be written."""
+        watcher = SliceWatcher(volume)
+        for _ in watcher.look(float("inf")):
+            pass
+        kept = _Kept(watcher, annotation, _layout(volume), content=image.content)
+        if image.kind == "embedded":
+            kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
+        self._kept[volume.uid] = kept
+
+    def touch(self, uid: str, z: int | None = None) -> None:
+        """Something may have been painted on a volume, probably on slice `z`."""
+        kept = self._kept.get(uid)
+        if kept is not None:
+            self.is_awake = True
+            kept.touched = time.monotonic()
+            kept.watcher.touch(z)
+
+    def touch_record(self, wake: bool = False) -> None:
+        """Something else changed that the record holds; `wake` if it is worth a folder by itself."""
+        self._record_is_stale = True
+        self.is_awake = self.is_awake or wake
+
+    def watcher(self, uid: str) -> SliceWatcher | None:
+        """What is known of a volume's painted slices; None for one without an annotation."""
+        kept = self._kept.get(uid)
+        return None if kept is None else kept.watcher
+
+    def annotation_path(self, uid: str) -> str:
+        """Path of a volume's painted voxels within the folder."""
+        kept = self._kept.get(uid)
+        return "" if kept is None else kept.annotation
+
+    def image_record(self, volume: AnnotatedVolume) -> ImageRecord:
+        """Where the image of a volume is, as the record says it."""
+        kept = self._kept.get(volume.uid)
+        source = volume.source
+        if source is None:
+            path = kept.embedded if kept is not None else ""
+            complete = kept is not None and kept.copied >= volume.n_slices
+            return ImageRecord(kind="embedded", path=path, complete=complete)
+        return ImageRecord(
+            kind=source.kind,
+            path=str(source.path),
+            relative=_relative(source.path, self.folder.path),
+            channel=source.channel,
+            content=kept.content if kept is not None else "",
+        )
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the folder holds all that is known to have changed."""
+        if not self.is_awake:
+            return True
+        is_known = not self._record_is_stale and all(kept.watcher.is_done and not kept.dirty for kept in self._all())
+        return is_known and not self._writing
+
+    @property
+    def has_content(self) -> bool:
+        """Whether anything is painted."""
+        return any(kept.watcher.painted for kept in self._all())
+
+    def poll(self) -> None:
+        """Compare some slices and begin to write what changed."""
+        now = time.monotonic()
+        for kept in self._kept.values():
+            if kept.touched is None or now - kept.touched >= _SETTLE_SECONDS:
+                self._look(kept, _LOOK_SECONDS)
+        self.background.poll()
+        if self.is_awake and not self._writing and now >= self._not_before:
+            self._begin_writing()
+
+    def flush(self, seconds: float = 20.0, *, images: bool = False) -> None:
+        """Write everything now and wait for it.
+
+        Parameters
+        ----------
+        seconds : float
+            To wait at most.
+        images : bool
+            Also copy what is left of images that have no file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, or not in time.
+        SessionError
+            If another window has the folder open.
+        """
+        for kept in self._kept.values():
+            self._look(kept, float("inf"))
+        self._not_before, self.is_awake = 0.0, True
+        end = time.monotonic() + seconds
+        self._record_is_stale = True
+        while not self.is_saved or (images and self._has_images_to_copy()):
+            if not self._writing:
+                self._begin_writing()
+            if not self.background.flush(end - time.monotonic()):
+                raise TimeoutError(0, "the disk does not answer")
+            if self.problem:
+                raise self._error or OSError(self.problem)
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
+        if self.is_awake:
+            # what cannot be written was said already, and there is nobody left to tell
+            with suppress(OSError, SessionError):
+                self.flush(seconds, images=True)
+        self.background.close()
+        if self._locked:
+            self.folder.unlock()
+
+    def holds_lock(self) -> None:
+        """The folder was locked for this process already."""
+        self._locked = self.is_awake = True
+
+    def move(self, folder: SessionFolder, keep: bool) -> None:
+        """Go on in another folder, which must not be there yet.
+
+        Parameters
+        ----------
+        folder : SessionFolder
+        keep : bool
+            Whether what was written so far also stays where it is.
+
+        Raises
+        ------
+        OSError
+            If the new folder cannot be written, or the disk does not answer; all is as it was.
+        """
+        if not self.background.flush(20.0):
+            raise TimeoutError(0, "the disk does not answer")
+        old = self.folder
+        if old.path.exists():
+            old.transfer(folder, keep)
+        try:
+            folder.lock()
+        except OSError:
+            if keep:
+                folder.remove()
+            raise
+        if keep:
+            old.unlock()
+        self.folder, self._locked, self._record_is_stale = folder, True, True
+
+    def _look(self, kept: _Kept, seconds: float) -> None:
+        for z, old, new in kept.watcher.look(seconds):
+            kept.dirty.add(z)
+            self._record_is_stale = True  # it holds the provenance of slices
+            self.slice_changed.emit(kept.volume.uid, z, old, new)
+        if kept.watcher.is_done:
+            kept.touched = None
+
+    def _begin_writing(self) -> None:
+        """Hand what changed to the background, if anything did: strokes first, then images."""
+        if self._has_dirty() or self._record_is_stale:
+            self._write(*self._take_changes())
+            return
+        if not self._locked:
+            return  # nothing was ever worth a folder
+        for kept in self._kept.values():
+            if kept.volume.source is not None and not kept.content and not kept.asked:
+                self._ask_content(kept)
+            elif kept.embedded and kept.copied < kept.volume.n_slices:
+                self._write(*self._copy_some(kept))
+                return
+
+    def _take_changes(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What writes the painted slices and the record as they are now, and what to do if that fails."""
+        changes = [
+            (kept, sorted(kept.dirty), [np.array(kept.volume.annotation_slice(z)) for z in sorted(kept.dirty)])
+            for kept in self._all()
+            if kept.dirty
+        ]
+        record = self._make_record()
+        layouts = [(kept.annotation, kept.layout) for kept in self._kept.values()]
+        for kept, _, _ in changes:
+            kept.dirty.clear()
+        self._record_is_stale = False
+
+        def put_back() -> None:
+            for kept, slices, _ in changes:
+                kept.dirty.update(slices)
+            self._record_is_stale = True
+
+        def write() -> None:
+            if not self._locked:
+                self.folder.lock()
+                self._locked = True
+            for relative, (shape, dtype, axis) in layouts:
+                array = self.folder.array(relative, axis)
+                if not array.fits(shape, dtype):
+                    array.create(shape, dtype)
+            for kept, slices, planes in changes:
+                array = self.folder.array(kept.annotation, kept.layout[2])
+                for z, plane in zip(slices, planes, strict=True):
+                    array.write(z, plane)
+            self.folder.write(record)
+
+        return write, put_back
+
+    def _copy_some(self, kept: _Kept) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What copies some more slices of an image that has no file, and what to do if that fails."""
+        volume, first = kept.volume, kept.copied
+        array = self.folder.array(kept.embedded, volume.image_slice_axis)
+        slice_bytes = max(1, volume.image_bytes // volume.n_slices)
+        last = min(volume.n_slices, first + max(1, _BATCH_BYTES // slice_bytes))
+        kept.copied = last
+
+        def put_back() -> None:
+            kept.copied = first
+
+        def write() -> None:
+            if first == 0:
+                array.create(volume.image.shape, volume.image.dtype)
+            for z in range(first, last):
+                array.write(z, volume.image_slice(z))
+
+        if last == volume.n_slices:
+            self._record_is_stale = True  # it is complete now
+        return write, put_back
+
+    def _ask_content(self, kept: _Kept) -> None:
+        assert kept.volume.source is not None  # the caller saw to it
+        path = kept.volume.source.path
+        kept.asked = True
+
+        def known(content: str) -> None:
+            kept.content = content
+            self._record_is_stale = True
+
+        self.background.submit(lambda: content_hash(path), known)  # one that cannot be read is found when it is opened
+
+    def _write(self, action: Callable[[], None], put_back: Callable[[], None]) -> None:
+        self._writing = True
+        self.background.submit(action, self._on_written, lambda error: self._on_failed(error, put_back))
+
+    def _on_written(self, result: Any) -> None:
+        self._writing = False
+        self._error = None
+        self._say("")
+        if not self._has_dirty() and not self._record_is_stale:
+            self.saved.emit()
+
+    def _on_failed(self, error: Exception, put_back: Callable[[], None]) -> None:
+        self._writing = False
+        put_back()
+        self._error = error
+        self._not_before = time.monotonic() + _RETRY_SECONDS
+        if isinstance(error, SessionError):
+            self._say(str(error))
+            return
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        self._say(
+            f"What you paint cannot be saved to {self.folder.path} ({reason}): make room there, or save the session "
+            "elsewhere. Go on painting: it is kept in memory, and saving is tried again every few seconds."
+        )
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self.problem_changed.emit(problem)
+
+    def _new(self, volume: AnnotatedVolume) -> _Kept:
+        kept = _Kept(SliceWatcher(volume), self._free_path("annotations", volume.name), _layout(volume))
+        if volume.source is None:
+            kept.embedded = self._free_path("images", volume.name)
+        return kept
+
+    def _go_on(self, kept: _Kept, volume: AnnotatedVolume) -> None:
+        """The same volume, perhaps with other pixels, another type or another slice axis."""
+        if _layout(volume) == kept.layout:
+            same = kept.volume.annotation is volume.annotation
+            kept.watcher.volume = volume
+            if not same:
+                kept.watcher.touch()
+            return
+        # never over what was kept: an array of another form gets a new name, and the old one stays
+        kept.annotation = self._free_path("annotations", volume.name)
+        kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), _layout(volume), set()
+        self._record_is_stale = True
+        if kept.embedded and kept.copied < volume.n_slices:
+            kept.embedded, kept.copied = self._free_path("images", volume.name), 0
+
+    def _free_path(self, room: str, name: str) -> str:
+        """A path within the folder that nothing has: what is there is never written over."""
+        taken = {path for kept in (*self._all(), *self._left.values()) for path in (kept.annotation, kept.embedded)}
+        stem, number = safe_name(name), 1
+        while True:
+            path = f"{room}/{stem}{'' if number == 1 else f'-{number}'}.zarr"
+            if path not in taken and not (self.folder.path / path).exists():
+                return path
+            number += 1
+
+    def _all(self) -> Iterable[_Kept]:
+        return self._kept.values()
+
+    def _has_images_to_copy(self) -> bool:
+        return any(kept.embedded and kept.copied < kept.volume.n_slices for kept in self._all())
+
+    def _has_dirty(self) -> bool:
+        return any(kept.dirty for kept in self._all())
+
+
+def _layout(volume: AnnotatedVolume) -> tuple[tuple[int, ...], np.dtype, int]:
+    return tuple(int(n) for n in volume.annotation.shape), np.dtype(volume.annotation.dtype), volume.slice_axis
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """`path` as seen from the session folder; empty where there is no way (another drive)."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return ""

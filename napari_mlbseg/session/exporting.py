@@ -1,0 +1,93 @@
+"""Annotation and results of a session as NIfTI or TIFF files, in the space of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from napari_mlbseg.io.files import write_array
+from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.io.nifti import new_nifti_grid
+from napari_mlbseg.io.tiff import new_tiff_grid
+from napari_mlbseg.io.volumes import TRAINED_FILES
+from napari_mlbseg.jobs.folder import safe_name
+from napari_mlbseg.session.rounds import Round
+from napari_mlbseg.session.volume import AnnotatedVolume
+
+__all__ = ["export_session"]
+
+
+def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out: Path) -> list[Path]:
+    """Write what was painted and what a round made of it.
+
+    Parameters
+    ----------
+    volumes : sequence of AnnotatedVolume
+    shown : Round, optional
+        None: only what was painted.
+    out : Path
+        A folder; of several volumes, each gets a folder of its own in it.
+
+    Returns
+    -------
+    list of Path
+        ``annotation``, ``pseudo_labels``, ``probability``, ``weight_initial``, ``weight_pseudo`` and
+        ``view_agreement``, as far as they are there, in the format of the image; an image without a file gets NIfTI if
+        its unit is the millimetre, else TIFF.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    ImageFileError
+        If a label number is too large for the format.
+    """
+    written = []
+    for volume in volumes:
+        folder = out / safe_name(volume.name) if len(volumes) > 1 else out
+        folder.mkdir(parents=True, exist_ok=True)
+        grid = volume.grid or _new_grid(volume, folder)
+        if volume.is_annotated:
+            written.append(_write(folder / "annotation", np.asarray(volume.annotation), grid))
+        name = shown.name_of(volume.uid) if shown is not None else None
+        if shown is None or name is None:
+            continue
+        results, axis = shown.job.folder.results(name), shown.record.slice_axes[volume.uid]
+        for array_name in TRAINED_FILES:
+            if array_name in results:
+                array = _in_users_order(np.asarray(results[array_name][:]), axis)
+                written.append(_write(folder / array_name, array, grid))
+    return written
+
+
+def _in_users_order(array: np.ndarray, slice_axis: int) -> np.ndarray:
+    """(Z, Y, X) or (Z, C, Y, X) -> the user's three axes, channels last."""
+    channels_last = np.moveaxis(array, 1, -1) if array.ndim == 4 else array
+    return np.moveaxis(channels_last, 0, slice_axis)
+
+
+def _write(stem: Path, array: np.ndarray, grid: FileGrid) -> Path:
+    """Write an array in the user's order, which for NIfTI is that of the file reversed."""
+    path = stem.with_name(stem.name + grid.suffix)
+    has_channels = array.ndim == 4
+    if grid.format == "nifti":
+        stored, axes = (
+            (array.transpose(2, 1, 0, 3), grid.stack_axes + "C") if has_channels else (array.T, grid.stack_axes)
+        )
+    else:
+        stored = np.moveaxis(array, -1, 1) if has_channels else array
+        axes = f"{grid.stack_axes[:1]}C{grid.stack_axes[1:]}" if has_channels else grid.stack_axes
+    write_array(path, stored, axes, grid)
+    return path
+
+
+def _new_grid(volume: AnnotatedVolume, folder: Path) -> FileGrid:
+    """A grid from how the image's layer lies in the world."""
+    shape = tuple(int(n) for n in volume.annotation.shape)
+    if volume.unit in ("mm", "millimeter"):
+        translate = volume.geometry.translate if volume.geometry is not None else (0.0,) * 3
+        return new_nifti_grid(folder / "image.nii.gz", shape[::-1], volume.spacing[::-1], translate[::-1], "mm")
+    unit = {"micrometer": "um", "nanometer": "nm", "centimeter": "cm"}.get(volume.unit, volume.unit)
+    return new_tiff_grid(folder / "image.tif", "ZYX", shape, volume.spacing, unit)

@@ -1,0 +1,195 @@
+"""Reading a session back: its images from where they lie now, its annotations, its marks. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
+from napari_mlbseg.session.marks import SliceMarks
+from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError, SessionRecord, VolumeRecord
+from napari_mlbseg.session.storage import SessionFolder, content_hash
+from napari_mlbseg.session.volume import AnnotatedVolume, ImageSource
+
+__all__ = ["LoadedSession", "LoadedVolume", "image_path", "load_session", "missing_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedVolume:
+    """A volume as it was read.
+
+    Attributes
+    ----------
+    volume : AnnotatedVolume
+        With the marks of its slice axis.
+    marks : dict of int to SliceMarks
+        Of every slice axis on which there are any.
+    record : VolumeRecord
+    """
+
+    volume: AnnotatedVolume
+    marks: dict[int, SliceMarks]
+    record: VolumeRecord
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSession:
+    """A session as it was read.
+
+    Attributes
+    ----------
+    folder : SessionFolder
+    record : SessionRecord
+    volumes : tuple of LoadedVolume
+    notes : tuple of str
+        What is odd but need not be wrong, a sentence each.
+    """
+
+    folder: SessionFolder
+    record: SessionRecord
+    volumes: tuple[LoadedVolume, ...]
+    notes: tuple[str, ...]
+
+
+def image_path(folder: SessionFolder, record: ImageRecord, moved: Mapping[str, Path] | None = None) -> Path | None:
+    """Where an image is now: where somebody says it was moved to, beside the session as before, or where it was.
+
+    Parameters
+    ----------
+    moved : mapping of str to Path, optional
+        Path in the record -> where the file is now. A file beside a moved one needs no entry of its own.
+    """
+    if record.kind == "embedded":
+        return folder.path / record.path
+    old = Path(record.path)
+    candidates = [moved[record.path]] if moved and record.path in moved else []
+    if record.relative:
+        candidates.append(folder.path / record.relative)
+    candidates.append(old)
+    for before, now in (moved or {}).items():  # the whole folder moved: asked once
+        candidates.append(now.parent / _relative_to_parent(old, Path(before)))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def missing_images(folder: SessionFolder, record: SessionRecord, moved: Mapping[str, Path] | None = None) -> list[str]:
+    """Recorded paths of images that are not where they were."""
+    return [v.image.path for v in record.volumes if image_path(folder, v.image, moved) is None]
+
+
+def load_session(path: Path, moved: Mapping[str, Path] | None = None) -> LoadedSession:
+    """Read a session folder.
+
+    Parameters
+    ----------
+    path : Path
+        ``NAME.mlbseg``.
+    moved : mapping of str to Path, optional
+        See `image_path`.
+
+    Raises
+    ------
+    SessionError
+        If the folder is no session, damaged or of a newer version, or an image is missing or does not fit.
+    """
+    folder = SessionFolder(path)
+    record = folder.read()
+    notes: list[str] = []
+    volumes = tuple(_load_volume(folder, volume, moved, notes) for volume in record.volumes)
+    return LoadedSession(folder, record, volumes, tuple(notes))
+
+
+def _load_volume(
+    folder: SessionFolder, record: VolumeRecord, moved: Mapping[str, Path] | None, notes: list[str]
+) -> LoadedVolume:
+    path = image_path(folder, record.image, moved)
+    if path is None:
+        raise SessionError(f"The image {record.image.path} of '{record.name}' is missing: say where it is now.")
+    image, grid = _read_image(record, path)
+    shape = tuple(n for axis, n in enumerate(image.shape) if axis != record.channel_axis)
+    if shape != record.shape:
+        raise SessionError(
+            f"The image {path} has shape {_by(shape)} now, but '{record.name}' was annotated with {_by(record.shape)}: "
+            "put the image of then back."
+        )
+    if record.image.kind != "embedded" and record.image.content and content_hash(path) != record.image.content:
+        notes.append(f"The image {path} is not the file of then: check that your labels still fit it.")
+    marks = {axis: _marks(saved) for axis, saved in record.marks.items()}
+    volume = AnnotatedVolume(
+        name=record.name,
+        image=image,
+        annotation=_read_annotation(folder, record),
+        slice_axis=record.slice_axis,
+        channel_axis=record.channel_axis,
+        spacing=record.spacing,
+        unit=record.unit,
+        marks=marks.setdefault(record.slice_axis, SliceMarks()),
+        independent_slices=record.independent_slices,
+        uid=record.uid,
+        source=None if record.image.kind == "embedded" else ImageSource(record.image.kind, path, record.image.channel),
+        grid=grid,
+        geometry=record.geometry,
+        is_annotated=bool(record.annotation),
+    )
+    return LoadedVolume(volume, marks, record)
+
+
+def _read_image(record: VolumeRecord, path: Path) -> tuple[Any, FileGrid | None]:
+    """The image in the order of its layer, and the grid of its file."""
+    image = record.image
+    if image.kind == "zarr":
+        return zarr.open_array(path, mode="r"), None
+    if image.kind == "embedded":
+        if not image.complete:
+            raise SessionError(
+                f"The image of '{record.name}' had no file and was not copied completely before the program ended. "
+                f"What was painted is safe in {image.path.replace('images/', 'annotations/')}."
+            )
+        return np.asarray(zarr.open_array(path, mode="r")[:]), None
+    from napari_mlbseg.io.readers import read_layers  # brings nibabel and tifffile
+
+    try:
+        layers = read_layers(str(path))
+    except ImageFileError as error:
+        raise SessionError(f"{error}") from error
+    data, options, _ = next(
+        (layer for layer in layers if layer[1]["metadata"][METADATA_KEY]["channel"] == image.channel), layers[0]
+    )
+    return data, options["metadata"][METADATA_KEY]["grid"]
+
+
+def _read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:
+    if not record.annotation:
+        return np.broadcast_to(np.uint8(0), record.shape)
+    array = folder.array(record.annotation, record.slice_axis)
+    try:
+        pixels = np.asarray(array.open()[:])
+    except (OSError, ValueError, KeyError) as error:
+        raise SessionError(
+            f"The annotation {array.path} cannot be read ({error}): restore it from a backup."
+        ) from error
+    if pixels.shape != record.shape:
+        raise SessionError(f"The annotation {array.path} has shape {_by(pixels.shape)}: restore it from a backup.")
+    return pixels
+
+
+def _marks(saved: MarksRecord) -> SliceMarks:
+    return SliceMarks(
+        clean=set(saved.clean),
+        rejected=set(saved.rejected),
+        skipped=set(saved.skipped),
+        accepted={z: list(acceptances) for z, acceptances in saved.accepted.items()},
+    )
+
+
+def _relative_to_parent(path: Path, before: Path) -> Path:
+    """`path` as seen from the folder in which `before` lay; its bare name where it lay elsewhere."""
+    return path.relative_to(before.parent) if path.is_relative_to(before.parent) else Path(path.name)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

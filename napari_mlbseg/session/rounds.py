@@ -1,0 +1,166 @@
+"""A round: one training, what was given to it, what it said, and what came of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from napari_mlbseg.events import Event, Preview, is_terminal
+from napari_mlbseg.jobs.folder import JobFolder
+from napari_mlbseg.jobs.job import Job
+from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.session.records import RoundRecord, SliceScore
+from napari_mlbseg.session.scores import mean_dice, mean_hd95
+from napari_mlbseg.session.storage import folder_bytes
+from napari_mlbseg.task import SegmentationTask
+
+__all__ = ["Check", "Round"]
+
+
+@dataclass(eq=False)
+class Round:
+    """One training: a frozen task, the job that ran it and what it said.
+
+    Attributes
+    ----------
+    number : int
+    job : Job
+    task : SegmentationTask
+        Its arrays may be lazy.
+    record : RoundRecord
+        What is known of it since it began.
+    events : list of Event
+    scores : dict of (str, int) to SliceScore
+        (Volume uid, slice) -> how well the slice was predicted before anybody had painted it.
+    statistics : dict of str to dict of str to ndarray, (Z,)
+        Volume name -> statistic -> value of each slice, nan where unknown.
+    predicted : dict of str to set of int
+        Volume name -> slices of which there is a prediction.
+    bytes_used : int, optional
+        Size of its files; None until somebody has measured it.
+    """
+
+    number: int
+    job: Job
+    task: SegmentationTask
+    record: RoundRecord
+    events: list[Event] = field(default_factory=list)
+    scores: dict[tuple[str, int], SliceScore] = field(default_factory=dict)
+    statistics: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    predicted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    bytes_used: int | None = None
+
+    @classmethod
+    def reopen(cls, folder: JobFolder, record: RoundRecord) -> Round:
+        """A round of an earlier process; raises OSError or ValueError if its request cannot be read."""
+        task = folder.open_task(folder.read_request())
+        reopened = cls(record.number, LocalJob.attach(folder.path), task, record)
+        reopened.scores = {(score.volume, score.slice): score for score in record.scores}
+        for event in reopened.job.poll():
+            reopened.take(event)
+        return reopened
+
+    def take(self, event: Event) -> None:
+        """Note what the job said."""
+        self.events.append(event)
+        if isinstance(event, Preview):
+            self._take_statistics(event)
+            if "pseudo_labels" in event.arrays:
+                self.predicted[event.volume].update(event.slices)
+
+    @property
+    def outcome(self) -> Event | None:
+        """The terminal event, once there is one."""
+        return self.events[-1] if self.events and is_terminal(self.events[-1]) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it runs, or if it died."""
+        return getattr(self.outcome, "seconds", None)
+
+    @property
+    def n_clean(self) -> int:
+        """Clean slices that it learnt from."""
+        return sum(len(slices) for slices in self.record.clean.values())
+
+    @property
+    def has_results(self) -> bool:
+        """Whether it has written anything to look at."""
+        return any(isinstance(event, Preview) for event in self.events)
+
+    @property
+    def held_out_dice(self) -> float | None:
+        """Mean Dice over the slices that it predicted and a person painted later; None without any."""
+        return mean_dice(list(self.scores.values()))
+
+    @property
+    def held_out_hd95(self) -> float | None:
+        """Mean 95 % Hausdorff distance over the same slices."""
+        return mean_hd95(list(self.scores.values()))
+
+    @property
+    def started(self) -> datetime:
+        """When it began."""
+        return datetime.fromisoformat(self.record.started)
+
+    def name_of(self, uid: str) -> str | None:
+        """Name that a volume had in this round; None if it was not part of it."""
+        return self.record.names.get(uid)
+
+    def saw(self, uid: str, z: int) -> bool:
+        """Whether a slice was clean in this round."""
+        return z in self.record.clean.get(uid, ())
+
+    def doubt(self, name: str) -> np.ndarray | None:
+        """How wrong the model expects to be on each slice, (Z,): 1 - the Dice that it expects; nan where unknown.
+
+        On slices that show next to nothing, the doubt is measured against a tenth of what slices usually show.
+        """
+        known = self.statistics.get(name, {})
+        if "uncertainty" not in known or "foreground" not in known:
+            return None
+        wrong, shown = known["uncertainty"], known["foreground"]
+        usual = np.median(shown[shown > 0]) if (shown > 0).any() else 1.0
+        return wrong / (2 * np.fmax(shown, 0.1 * usual) + wrong)
+
+    def measure(self) -> int:
+        """Bytes of its files on the disk."""
+        return folder_bytes(self.job.folder.path)
+
+    def to_record(self) -> RoundRecord:
+        """The record as it is now."""
+        outcome = self.outcome
+        return self.record.model_copy(
+            update={
+                "outcome": outcome.type if outcome is not None else None,
+                "seconds": self.seconds,
+                "scores": tuple(score for _, score in sorted(self.scores.items())),
+            }
+        )
+
+    def move(self, folder: JobFolder) -> None:
+        """Its files lie elsewhere now."""
+        self.job = LocalJob.attach(folder.path)
+        self.job.poll()
+        self.task = folder.open_task(folder.read_request())
+
+    def _take_statistics(self, event: Preview) -> None:
+        n_slices = next((v.n_slices for v in self.task.volumes if v.name == event.volume), 0)
+        of_volume = self.statistics[event.volume]
+        for name, values in event.statistics.items():
+            known = of_volume.setdefault(name, np.full(n_slices, np.nan))
+            for z, value in zip(event.slices, values, strict=True):
+                if value is not None:
+                    known[z] = value
+
+
+@dataclass(eq=False)
+class Check:
+    """A leave-one-clean-slice-out: short trainings that each predict one clean slice which they have not seen."""
+
+    job: Job
+    uids: dict[str, str]  # volume name -> uid
+    events: list[Event] = field(default_factory=list)

@@ -1,0 +1,262 @@
+"""The session folder, ``NAME.mlbseg``: what is kept of a session, and how it is written so that nothing is lost.
+
+::
+
+    NAME.mlbseg/session.json           volumes, classes, clean slices with provenance, config, rounds
+                annotations/VOL.zarr   the human's voxels, one chunk a slice
+                images/VOL.zarr        images that have no file of their own, one chunk a slice
+                rounds/001/...         job folders
+                checks/001/...         job folders of leave-one-clean-slice-out
+                lock                   {"pid": ..., "created": ..., "host": ...} of the process that has it open
+
+A file is written to a temporary name, synchronised and renamed: a reader sees the old one or the new one. Nothing here
+is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import zarr
+
+from napari_mlbseg.jobs.folder import write_atomically
+from napari_mlbseg.session.records import SessionError, SessionRecord, parse_record
+
+__all__ = ["SUFFIX", "SessionFolder", "SliceArray", "content_hash", "folder_bytes", "is_session"]
+
+SUFFIX = ".mlbseg"
+_RECORD = "session.json"
+_HASHED_WHOLE = 2**26  # bytes of a file up to which all of it is read for its fingerprint
+_PIECE = 2**16
+
+
+class SliceArray:
+    """A zarr array with one chunk a slice along any axis.
+
+    Parameters
+    ----------
+    path : Path
+    slice_axis : int
+    """
+
+    def __init__(self, path: Path, slice_axis: int) -> None:
+        self.path = path
+        self.slice_axis = slice_axis
+        self._array: zarr.Array | None = None
+
+    def create(self, shape: Sequence[int], dtype: Any) -> None:
+        """Make it, all zero; replaces what was there."""
+        shape = tuple(int(n) for n in shape)
+        chunks = tuple(1 if axis == self.slice_axis else max(1, n) for axis, n in enumerate(shape))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._array = zarr.create_array(
+            self.path, shape=shape, chunks=chunks, dtype=np.dtype(dtype), fill_value=0, overwrite=True
+        )
+
+    def open(self) -> zarr.Array:
+        """The array, for reading and writing; raises FileNotFoundError."""
+        if self._array is None:
+            self._array = zarr.open_array(self.path, mode="r+")
+        return self._array
+
+    def exists(self) -> bool:
+        """Whether there is an array."""
+        return (self.path / "zarr.json").exists()
+
+    def fits(self, shape: Sequence[int], dtype: Any) -> bool:
+        """Whether there is an array of this shape, type and slice axis."""
+        if not self.exists():
+            return False
+        array = self.open()
+        whole = all(chunk == (1 if axis == self.slice_axis else n) for axis, (chunk, n) in
+                    enumerate(zip(array.chunks, array.shape, strict=True)))  # fmt: skip
+        return whole and array.shape == tuple(shape) and array.dtype == np.dtype(dtype)
+
+    def write(self, z: int, plane: np.ndarray) -> None:
+        """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns."""
+        array = self.open()
+        index = tuple(z if axis == self.slice_axis else slice(None) for axis in range(array.ndim))
+        array[index] = plane
+        chunk = tuple(z if axis == self.slice_axis else 0 for axis in range(array.ndim))
+        _synchronise(self.path / array.metadata.encode_chunk_key(chunk))
+
+
+class SessionFolder:
+    """Paths of a session folder, and what is read from and written to them."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.record_file = self.path / _RECORD
+        self.lock_file = self.path / "lock"
+        self.rounds_path = self.path / "rounds"
+        self.checks_path = self.path / "checks"
+
+    # -- the record ----------------------------------------------------------------------------------------------
+
+    def read(self) -> SessionRecord:
+        """The record.
+
+        Raises
+        ------
+        SessionError
+            If there is none, it is damaged, or a newer version wrote it.
+        """
+        try:
+            text = self.record_file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SessionError(
+                f"{self.path} is no session ({_RECORD} cannot be read: {error.strerror}): choose a folder that ends in "
+                f"{SUFFIX}."
+            ) from error
+        return parse_record(text, str(self.record_file))
+
+    def write(self, record: SessionRecord) -> None:
+        """Write the record; raises OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.record_file, record.model_dump_json(indent=1) + "\n")
+        _synchronise(self.path)
+
+    # -- arrays --------------------------------------------------------------------------------------------------
+
+    def array(self, relative: str, slice_axis: int) -> SliceArray:
+        """An array within the folder."""
+        return SliceArray(self.path / relative, slice_axis)
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    def round_path(self, number: int) -> Path:
+        """Job folder of a round."""
+        return self.rounds_path / f"{number:03d}"
+
+    def next_check_path(self) -> Path:
+        """A job folder for a leave-one-clean-slice-out."""
+        taken = [int(path.name) for path in self.checks_path.glob("*") if path.name.isdigit()]
+        return self.checks_path / f"{max(taken, default=0) + 1:03d}"
+
+    # -- one process at a time -----------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Take the folder for this process.
+
+        Raises
+        ------
+        SessionError
+            If another living process has it open.
+        OSError
+            If the folder cannot be written.
+        """
+        holder = self._holder()
+        if holder is not None and holder != os.getpid():
+            raise SessionError(
+                f"The session {self.path.name} is open in another window (process {holder}): close it there first."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        me = {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
+        write_atomically(self.lock_file, json.dumps(me))
+
+    def unlock(self) -> None:
+        """Let go of the folder, if this process holds it."""
+        with suppress(OSError):
+            if self._holder() == os.getpid():
+                self.lock_file.unlink(missing_ok=True)
+
+    def _holder(self) -> int | None:
+        """Process that has the folder open, as far as this machine can tell; None if it is gone."""
+        try:
+            lock = json.loads(self.lock_file.read_text(encoding="utf-8"))
+            if lock["host"] != socket.gethostname():
+                return None  # nobody here can tell whether it lives: a crash there must not lock it for ever
+            process = psutil.Process(lock["pid"])
+            return process.pid if abs(process.create_time() - lock["created"]) < 1 else None
+        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+            return None
+
+    def transfer(self, target: SessionFolder, keep: bool) -> None:
+        """Move everything to another folder, or copy it there; raises OSError, and then nothing has changed."""
+        if not keep:
+            try:
+                self.path.rename(target.path)
+                return
+            except OSError:  # another disk: copy, then delete
+                pass
+        temporary = target.path.with_name(f".{target.path.name}.{os.getpid()}.tmp")
+        try:
+            shutil.copytree(self.path, temporary, copy_function=_second_name)
+            temporary.rename(target.path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def is_session(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a session folder, by its name and its record."""
+    return os.fspath(path).rstrip("/\\").lower().endswith(SUFFIX) and (Path(path) / _RECORD).is_file()
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for root, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):  # it went meanwhile
+                status = os.lstat(os.path.join(root, name))
+                total += status.st_size // max(1, status.st_nlink)  # what several names share counts once
+    return total
+
+
+def content_hash(path: Path) -> str:
+    """Fingerprint of a file, or of a folder's names and sizes: of a large file, its size and pieces spread over it."""
+    digest = hashlib.blake2b(digest_size=16)
+    if path.is_dir():
+        for root, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                inner = Path(root, name)
+                digest.update(f"{inner.relative_to(path)} {inner.stat().st_size}\n".encode())
+        return digest.hexdigest()
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            digest.update(file.read())
+        else:
+            for start in np.linspace(0, size - _PIECE, 256).astype(int):
+                file.seek(int(start))
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()
+
+
+def _second_name(source: str, target: str) -> None:
+    """Copy a file by a second name where that can be: all but logs are replaced when they change, never written to."""
+    if not source.endswith((".jsonl", ".log")):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
+def _synchronise(path: Path) -> None:
+    """Have the disk keep what was written to a file or folder; a slice that became empty has no file."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows knows no such thing for folders
+    with suppress(FileNotFoundError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -1,0 +1,113 @@
+"""Taking a prediction over into the annotation, as one step of napari's undo; and regions drawn for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from skimage.draw import polygon2mask
+
+if TYPE_CHECKING:
+    from napari.layers import Labels, Shapes
+
+__all__ = ["clear_slice", "put_prediction", "region_mask", "shapes_on_slice"]
+
+_CORNERS = 72  # of the polygon that stands for an ellipse
+
+
+def put_prediction(
+    annotation: Labels,
+    prediction: np.ndarray,
+    slice_axis: int,
+    z: int,
+    *,
+    region: np.ndarray | None = None,
+    over_painted: bool = False,
+) -> int:
+    """Write a predicted slice into the annotation, so that one undo takes it back.
+
+    Parameters
+    ----------
+    annotation : Labels
+    prediction : ndarray of int, (Y, X)
+        Label numbers.
+    slice_axis, z : int
+        The slice.
+    region : ndarray of bool, (Y, X), optional
+        Only there; by default the whole slice.
+    over_painted : bool
+        Also where something is painted; otherwise that stays.
+
+    Returns
+    -------
+    int
+        Number of voxels that changed.
+    """
+    painted = np.asarray(annotation.data[_slice_index(slice_axis, z)])
+    there = prediction != painted
+    if not over_painted:
+        there &= painted == 0
+    if region is not None:
+        there &= region
+    _set(annotation, there, prediction[there], slice_axis, z)
+    return int(np.count_nonzero(there))
+
+
+def clear_slice(annotation: Labels, slice_axis: int, z: int) -> None:
+    """Take everything off a slice, so that one undo brings it back."""
+    painted = np.asarray(annotation.data[_slice_index(slice_axis, z)]) != 0
+    _set(annotation, painted, np.zeros(int(painted.sum()), annotation.data.dtype), slice_axis, z)
+
+
+def region_mask(shapes: Shapes, annotation: Labels, slice_axis: int, z: int) -> np.ndarray | None:
+    """Pixels of slice `z` inside the areas drawn on it, (Y, X); None if there are none.
+
+    Lines and open paths have no inside and do not count.
+    """
+    in_plane = [axis for axis in range(3) if axis != slice_axis]
+    shape = tuple(int(annotation.data.shape[axis]) for axis in in_plane)
+    mask = np.zeros(shape, bool)
+    numbers = shapes_on_slice(shapes, annotation, slice_axis, z)
+    for number in numbers:
+        corners = _in_data(shapes, annotation, shapes.data[number])[:, in_plane]
+        mask |= polygon2mask(shape, _ellipse(corners) if shapes.shape_type[number] == "ellipse" else corners)
+    return mask if numbers else None
+
+
+def shapes_on_slice(shapes: Shapes, annotation: Labels, slice_axis: int, z: int) -> list[int]:
+    """Numbers of the areas that were drawn on slice `z`."""
+    found = []
+    for number, (corners, kind) in enumerate(zip(shapes.data, shapes.shape_type, strict=True)):
+        if kind not in ("line", "path"):
+            positions = _in_data(shapes, annotation, corners)[:, slice_axis]
+            if np.all(np.abs(positions - z) < 0.75):
+                found.append(number)
+    return found
+
+
+def _set(annotation: Labels, there: np.ndarray, values: np.ndarray, slice_axis: int, z: int) -> None:
+    """Set voxels of a slice through napari's history."""
+    if not there.any():
+        return
+    rows, columns = np.nonzero(there)
+    indices = [rows, columns]
+    indices.insert(slice_axis, np.full(len(rows), z))
+    annotation.data_setitem(tuple(indices), values.astype(annotation.data.dtype))
+
+
+def _slice_index(slice_axis: int, z: int) -> tuple[object, ...]:
+    return tuple(z if axis == slice_axis else slice(None) for axis in range(3))
+
+
+def _in_data(shapes: Shapes, annotation: Labels, corners: np.ndarray) -> np.ndarray:
+    """Corners of a shape in the voxels of the annotation, (n, 3)."""
+    world = [shapes.data_to_world(corner) for corner in corners]
+    return np.array([annotation.world_to_data(point)[-3:] for point in world])
+
+
+def _ellipse(corners: np.ndarray) -> np.ndarray:
+    """Polygon of the ellipse in a box with four corners, (n, 2)."""
+    centre = corners.mean(0)
+    across, down = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+    angle = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)[:, None]
+    return centre + np.cos(angle) * across + np.sin(angle) * down

@@ -1,0 +1,49 @@
+"""Questions for files and folders that do not stop the window: the answer comes when there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+__all__ = ["ask_for_file", "ask_for_folder", "ask_where_to_save"]
+
+_Then = Callable[[Path], object]
+
+
+def ask_for_folder(parent: QWidget, title: str, then: _Then) -> QFileDialog:
+    """Let the person choose a folder that is there."""
+    dialog = _dialog(parent, title, then)
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+    dialog.open()
+    return dialog
+
+
+def ask_for_file(parent: QWidget, title: str, then: _Then) -> QFileDialog:
+    """Let the person choose a file that is there."""
+    dialog = _dialog(parent, title, then)
+    dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+    dialog.open()
+    return dialog
+
+
+def ask_where_to_save(parent: QWidget, title: str, start: Path, kind: str, then: _Then) -> QFileDialog:
+    """Let the person choose a name that need not be there yet; `kind` describes it, such as ``"Table (*.csv)"``."""
+    dialog = _dialog(parent, title, then)
+    dialog.setFileMode(QFileDialog.FileMode.AnyFile)
+    dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+    dialog.setNameFilter(kind)
+    dialog.setDirectory(str(start.parent))
+    dialog.selectFile(start.name)
+    dialog.open()
+    return dialog
+
+
+def _dialog(parent: QWidget, title: str, then: _Then) -> QFileDialog:
+    dialog = QFileDialog(parent, title)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.fileSelected.connect(lambda path: then(Path(path)))
+    return dialog

@@ -1,0 +1,48 @@
+"""Tells when something may have been painted on a layer. What exactly, the session finds out by comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+__all__ = ["PaintWatch"]
+
+
+class PaintWatch:
+    """Calls back when the pixels of any watched layer may have changed.
+
+    Parameters
+    ----------
+    painted : callable
+        Takes the layer.
+    """
+
+    def __init__(self, painted: Callable[[Labels], None]) -> None:
+        self._painted = painted
+        self._watched: list[tuple[Labels, Callable[..., None]]] = []
+
+    def watch(self, layers: Iterable[Labels]) -> None:
+        """Watch exactly these layers."""
+        wanted = list(layers)
+        for layer, slot in [pair for pair in self._watched if not any(pair[0] == layer for layer in wanted)]:
+            self._watched.remove((layer, slot))
+            for emitter in _pixel_emitters(layer):
+                emitter.disconnect(slot)
+        for layer in wanted:
+            if any(layer == watched for watched, _ in self._watched):
+                continue
+
+            def slot(event: Any = None, layer: Labels = layer) -> None:
+                self._painted(layer)
+
+            self._watched.append((layer, slot))
+            for emitter in _pixel_emitters(layer):
+                emitter.connect(slot)
+
+
+def _pixel_emitters(layer: Labels) -> tuple[Any, ...]:
+    """What tells that pixels changed; undo and redo emit `set_data`, not `paint`."""
+    return layer.events.paint, layer.events.set_data, layer.events.data

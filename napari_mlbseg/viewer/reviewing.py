@@ -1,0 +1,189 @@
+"""Reviewing: what is done with the prediction of the slice in view, and which slice comes next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Shapes
+
+from napari_mlbseg.session import Provenance
+from napari_mlbseg.session.marks import slice_digest
+from napari_mlbseg.session.suggest import Suggestion
+from napari_mlbseg.viewer.accepting import clear_slice, put_prediction, region_mask, shapes_on_slice
+from napari_mlbseg.viewer.binding import METADATA_KEY, transform_of
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_mlbseg.viewer.binding import VolumeBinding
+    from napari_mlbseg.viewer.controller import DockController
+
+__all__ = ["Reviewer"]
+
+_REGION = "region to accept"
+
+
+class Reviewer:
+    """Accepts and rejects predictions of the slice in view; what it writes is napari's to undo.
+
+    Parameters
+    ----------
+    controller : DockController
+    """
+
+    def __init__(self, controller: DockController) -> None:
+        self._controller = controller
+        self.over_painted = False  # whether accepting also replaces what is painted
+
+    # -- the prediction of the slice in view ---------------------------------------------------------------------
+
+    def prediction(self) -> np.ndarray | None:
+        """Predicted labels of the slice in view, (Y, X); None where there is no prediction."""
+        binding, z = self._controller.current, self._controller.current_slice
+        if binding is None or z is None:
+            return None
+        return self._controller.results.slice_of(binding, "pseudo_labels", z)
+
+    def has_prediction(self) -> bool:
+        """Whether there is a prediction of the slice in view."""
+        binding, z = self._controller.current, self._controller.current_slice
+        return binding is not None and z is not None and self._controller.results.has_slice(binding, "pseudo_labels", z)
+
+    def accept(self) -> None:
+        """Take the prediction of the slice in view over into the annotation, in one step of undo."""
+        controller = self._controller
+        target = self._target("accept")
+        if target is None:
+            return
+        binding, annotation, z, prediction = target
+        before = self._digest(annotation, z)
+        region = self._region(annotation, z)
+        changed = put_prediction(
+            annotation, prediction, controller.slice_axis, z, region=region, over_painted=self.over_painted
+        )
+        if not changed:
+            where = "in the region" if region is not None else "on this slice"
+            hint = "" if self.over_painted else ", except perhaps where you painted already"
+            controller.complained.emit(f"The prediction adds nothing {where}{hint}.")
+            return
+        controller.complained.emit("")
+        shown = controller.results.shown_round
+        number = shown.number if shown is not None else 0
+        controller.session.note_accepted(binding.image.name, z, number, before, self._digest(annotation, z))
+        self._use_up_region(annotation, z)
+
+    def reject(self) -> None:
+        """Say that the prediction of the slice in view is wrong; what was accepted of it unchanged is taken back."""
+        controller = self._controller
+        target = self._target("reject")
+        if target is None:
+            return
+        binding, annotation, z, _ = target
+        name = binding.image.name
+        acceptances = controller.marks(binding).accepted.get(z)
+        if acceptances and not acceptances[0].before and self._provenance(name, z) is Provenance.ACCEPTED:
+            clear_slice(annotation, controller.slice_axis, z)
+        controller.session.set_rejected(name, z)
+        controller.complained.emit("")
+
+    # -- regions -------------------------------------------------------------------------------------------------
+
+    def draw_region(self) -> None:
+        """Begin to draw an area on the slice in view: the next accept is confined to it."""
+        binding = self._controller.current
+        if binding is None:
+            self._controller.complained.emit("There is no image yet: open one, then draw a region on it.")
+            return
+        layer = self._region_layer()
+        if layer is None:
+            layer = Shapes(
+                ndim=binding.image.ndim,
+                name=_REGION,
+                face_color="#3fa7ff40",
+                edge_color="#3fa7ff",
+                metadata={METADATA_KEY: {"result": "region"}},
+                **transform_of(binding.image),
+            )
+            self._controller.viewer.add_layer(layer)
+        self._controller.viewer.layers.selection.active = layer
+        layer.mode = "add_polygon_lasso"
+
+    def has_region(self) -> bool:
+        """Whether an area is drawn on the slice in view."""
+        binding, z = self._controller.current, self._controller.current_slice
+        layer = self._region_layer()
+        if layer is None or binding is None or binding.annotation is None or z is None:
+            return False
+        return bool(shapes_on_slice(layer, binding.annotation, self._controller.slice_axis, z))
+
+    # -- where next ----------------------------------------------------------------------------------------------
+
+    def suggestion(self) -> Suggestion | None:
+        """The slice of the current volume to annotate next, and why."""
+        binding = self._controller.current
+        if binding is None or self._controller.n_slices < 2 or binding.image.name not in self._controller.session:
+            return None
+        ranked = self._controller.session.suggestions(binding.image.name)
+        return ranked[0] if ranked else None
+
+    def go_to_suggestion(self) -> None:
+        """Scroll to the slice that is suggested next."""
+        suggestion = self.suggestion()
+        if suggestion is None:
+            self._controller.complained.emit("There is no slice to suggest.")
+        else:
+            self._controller.go_to(suggestion.slice)
+
+    def skip_suggestion(self) -> None:
+        """Suggest another slice."""
+        binding, suggestion = self._controller.current, self.suggestion()
+        if binding is not None and suggestion is not None:
+            self._controller.session.skip(binding.image.name, suggestion.slice)
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _target(self, verb: str) -> tuple[VolumeBinding, Labels, int, np.ndarray] | None:
+        """Volume, annotation, slice and prediction in view; None, with a sentence said, where one is missing."""
+        controller = self._controller
+        binding, z = controller.current, controller.current_slice
+        prediction = self.prediction()
+        if binding is None or z is None:
+            controller.complained.emit(f"There is no slice in view to {verb}: scroll to one.")
+        elif binding.annotation is None:
+            controller.complained.emit(f"'{binding.image.name}' has no annotation layer: press New to make one.")
+        elif prediction is None:
+            controller.complained.emit(f"There is no prediction of slice {z} to {verb} yet: press Train first.")
+        else:
+            return binding, binding.annotation, z, prediction
+        return None
+
+    def _region(self, annotation: Labels, z: int) -> np.ndarray | None:
+        layer = self._region_layer()
+        return None if layer is None else region_mask(layer, annotation, self._controller.slice_axis, z)
+
+    def _region_layer(self) -> Shapes | None:
+        return next(
+            (layer for layer in self._controller.viewer.layers if isinstance(layer, Shapes) and _is_region(layer)), None
+        )
+
+    def _use_up_region(self, annotation: Labels, z: int) -> None:
+        """An area serves once; the person goes on painting."""
+        layer = self._region_layer()
+        if layer is None:
+            return
+        layer.selected_data = set(shapes_on_slice(layer, annotation, self._controller.slice_axis, z))
+        layer.remove_selected()
+        self._controller.viewer.layers.selection.active = annotation
+
+    def _digest(self, annotation: Labels, z: int) -> str:
+        axis = self._controller.slice_axis
+        return slice_digest(annotation.data[tuple(z if a == axis else slice(None) for a in range(3))])
+
+    def _provenance(self, name: str, z: int) -> Provenance:
+        return self._controller.session.provenance(name, z)
+
+
+def _is_region(layer: Shapes) -> bool:
+    entry = layer.metadata.get(METADATA_KEY)
+    return isinstance(entry, dict) and entry.get("result") == "region"

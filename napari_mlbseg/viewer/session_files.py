@@ -1,0 +1,165 @@
+"""Opening, saving and exporting a session from the window: slow work in a thread, layers on the window's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_info, show_warning
+from psygnal import Signal
+
+from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
+from napari_mlbseg.session import SessionError, SessionState
+from napari_mlbseg.session.opening import LoadedSession, LoadedVolume, load_session, missing_images
+from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.viewer.binding import VolumeBinding, make_annotation, transform_from
+
+if TYPE_CHECKING:
+    from napari_mlbseg.viewer.controller import DockController
+
+__all__ = ["SessionFiles"]
+
+
+class SessionFiles:
+    """Session folders of a dock.
+
+    Parameters
+    ----------
+    controller : DockController
+
+    Attributes
+    ----------
+    is_busy : bool
+        Whether a session is being read or exported.
+    """
+
+    busy_changed = Signal(str)  # what is being done, in words; empty: nothing
+    image_missing = Signal(object, str, object)  # session, path that an image had, and what `open` knows of others
+
+    def __init__(self, controller: DockController) -> None:
+        self._controller = controller
+        self.is_busy = False
+
+    def open(self, path: Path, moved: Mapping[str, Path] | None = None) -> None:
+        """Read a session in a thread, then show it. What was open is saved first and stays in the layer list.
+
+        Parameters
+        ----------
+        path : Path
+        moved : mapping of str to Path, optional
+            Where images are now that are not where they were; for one that is missing, `image_missing` is emitted
+            instead, so that somebody can ask and call again.
+        """
+        controller, moved = self._controller, dict(moved or {})
+        if controller.session.state is not SessionState.IDLE:
+            controller.complained.emit("A training is running: stop it first, then open another session.")
+            return
+        if self.is_busy:
+            return
+        try:
+            folder = SessionFolder(path)
+            lost = missing_images(folder, folder.read(), moved)
+        except SessionError as error:
+            controller.complained.emit(str(error))
+            return
+        if lost:
+            controller.complained.emit(f"The image {lost[0]} of this session is missing: say where it is now.")
+            self.image_missing.emit(path, lost[0], moved)
+            return
+        self._in_thread(f"Opening {path.name}…", lambda: load_session(path, moved), self._show)
+
+    def save(self) -> None:
+        """Write everything now."""
+        self._try(self._controller.session.save)
+
+    def save_as(self, path: Path) -> None:
+        """Keep the session in another folder from now on."""
+        self._try(lambda: self._controller.session.save_as(path))
+
+    def export(self, out: Path) -> None:
+        """Write annotation and results as image files, in a thread."""
+        from napari_mlbseg.session.exporting import export_session  # brings nibabel and tifffile
+
+        session = self._controller.session
+        volumes, shown = list(session), session.shown_round
+
+        def tell(written: list[Path]) -> None:
+            show_info(f"MLB-Seg: {len(written)} files written to {out}")
+
+        self._in_thread(f"Exporting to {out.name}…", lambda: export_session(volumes, shown, out), tell)
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _show(self, loaded: LoadedSession) -> None:
+        """Put the layers of a session that was read into the viewer, and go on with it."""
+        controller = self._controller
+        if controller.is_closed:
+            return
+
+        def make_layers() -> None:
+            controller.results.clear()
+            bindings = [self._add_layers(each) for each in loaded.volumes]
+            first = loaded.volumes[0].volume if loaded.volumes else None
+            axis = first.slice_axis if first is not None else 0
+            controller.take_over(bindings, axis, first is not None and first.independent_slices)
+
+        try:
+            controller.session.load(loaded, make_layers)
+        except (SessionError, OSError) as error:
+            controller.complained.emit(str(error))
+            return
+        controller.complained.emit("")
+        for note in loaded.notes:
+            show_warning(f"MLB-Seg: {note}")
+        controller.show_first()
+
+    def _add_layers(self, each: LoadedVolume) -> VolumeBinding:
+        volume = each.volume
+        viewer = self._controller.viewer
+        place = transform_from(volume.geometry) if volume.geometry is not None else {}
+        metadata: dict[str, Any] = {}
+        if volume.grid is not None:
+            channel = volume.source.channel if volume.source is not None else None
+            metadata = {FILE_KEY: {"grid": volume.grid, "channel": channel}}
+        image = Image(volume.image, name=volume.name, rgb=volume.channel_axis is not None, metadata=metadata, **place)
+        with self._controller.layers_are_ours():
+            viewer.add_layer(image)
+            volume.name = image.name  # napari renames where the name is taken
+            annotation = make_annotation(image, volume.annotation) if volume.is_annotated else None
+            if annotation is not None:
+                viewer.add_layer(annotation)
+                viewer.layers.selection.active = annotation
+        return VolumeBinding(image, annotation, marks=each.marks, uid=volume.uid)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+            self._controller.complained.emit("")
+        except SessionError as error:
+            self._controller.complained.emit(str(error))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._controller.complained.emit(
+                f"The session cannot be saved there ({reason}): choose another folder. What you painted is in memory."
+            )
+
+    def _in_thread(self, words: str, action: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self.is_busy = True
+        self.busy_changed.emit(words)
+
+        def finish(result: Any) -> None:
+            self._ready()
+            done(result)
+
+        def fail(error: Exception) -> None:
+            self._ready()
+            self._controller.complained.emit(str(error))
+
+        create_worker(action, _start_thread=True, _connect={"returned": finish, "errored": fail})
+
+    def _ready(self) -> None:
+        self.is_busy = False
+        self.busy_changed.emit("")

@@ -1,0 +1,26 @@
+"""The plugin's settings, which napari shows in its preferences; their defaults stand in the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.session import SegmentationSession, home
+
+__all__ = ["apply_settings"]
+
+_PLUGIN = "napari-mlbseg"
+
+
+def apply_settings(session: SegmentationSession) -> None:
+    """Start a new session as the settings say. napari before 0.9 has none: then it stays as it is."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        settings = get_plugin_settings(_PLUGIN)
+    except (ImportError, KeyError):  # an earlier napari, or a plugin that is not installed but run from its folder
+        return
+    training = settings.training
+    session.config = TrainingConfig.from_preset(training.preset, time_budget=training.time_budget)
+    session.warm_start = training.warm_start
+    home.choose(Path(settings.sessions.folder) if settings.sessions.folder else None)

@@ -1,0 +1,212 @@
+"""Random strokes, undos, accepts, rounds, saves and crashes: nothing that was painted is lost or changed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from napari.layers import Labels
+
+from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionState
+from napari_mlbseg.session.marks import combined_digest, slice_digest
+from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.task import TaskError
+from napari_mlbseg.viewer.accepting import put_prediction
+
+from .conftest import PlayedJob
+
+SHAPE = (5, 8, 9)
+slices = st.integers(0, SHAPE[0] - 1)
+
+
+class Annotating(RuleBasedStateMachine):
+    """A person at work. `truth` is what they painted, written down beside the layer, independently of the session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp())
+        self.folder = self.home / "heart.mlbseg"
+        self.image = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+        self.session = SegmentationSession(self.folder)
+        self.layer = Labels(np.zeros(SHAPE, np.uint8))
+        self.session.set_volume(AnnotatedVolume(name="heart", image=self.image, annotation=self.layer.data))
+        self.truth = self.layer.data.copy()
+        self.stack: list[np.ndarray] = []  # what undo goes back to
+        self.redo_stack: list[np.ndarray] = []
+        self.recent = [{p.tobytes()} for p in self.truth]  # what each slice held since all was saved
+
+    # -- what a person does ----------------------------------------------------------------------------------------
+
+    def change(self, z: int | None) -> None:
+        """Something was painted: tell the session, as a layer's event does."""
+        self.session.touch("heart", z)
+        for here, plane in enumerate(self.truth):
+            self.recent[here].add(plane.tobytes())
+
+    @rule(z=slices, y=st.integers(0, SHAPE[1] - 1), x=st.integers(0, SHAPE[2] - 1), label=st.integers(0, 3))
+    def stroke(self, z: int, y: int, x: int, label: int) -> None:
+        before = self.truth.copy()
+        self.layer.data_setitem((np.array([z]), np.array([y]), np.array([x])), label)
+        self.truth[z, y, x] = label
+        if not np.array_equal(before, self.truth):
+            self.stack.append(before)
+            self.redo_stack.clear()
+        self.change(z)
+
+    @precondition(lambda self: self.stack)
+    @rule()
+    def undo(self) -> None:
+        self.redo_stack.append(self.truth.copy())
+        self.truth = self.stack.pop()
+        self.layer.undo()
+        self.change(None)
+
+    @precondition(lambda self: self.redo_stack)
+    @rule()
+    def redo(self) -> None:
+        self.stack.append(self.truth.copy())
+        self.truth = self.redo_stack.pop()
+        self.layer.redo()
+        self.change(None)
+
+    @rule(z=slices, clean=st.booleans())
+    def mark(self, z: int, clean: bool) -> None:
+        self.session.set_clean("heart", z, clean)
+
+    @precondition(lambda self: any(past.has_results for past in self.session.rounds))
+    @rule(z=slices, over=st.booleans())
+    def accept(self, z: int, over: bool) -> None:
+        shown = self.session.shown_round
+        prediction = np.asarray(shown.job.folder.results("heart")["pseudo_labels"][z])
+        old, before = self.truth.copy(), slice_digest(self.truth[z])
+        expected = prediction if over else np.where(self.truth[z] == 0, prediction, self.truth[z])
+        changed = put_prediction(self.layer, prediction, 0, z, over_painted=over)
+        assert changed == np.count_nonzero(expected != self.truth[z])
+        if changed:
+            self.truth[z] = expected
+            self.stack.append(old)
+            self.redo_stack.clear()
+            self.session.note_accepted("heart", z, shown.number, before, slice_digest(self.layer.data[z]))
+            self.change(z)
+
+    # -- what the session does -------------------------------------------------------------------------------------
+
+    @rule(label=st.integers(0, 3))
+    def train(self, label: int) -> None:
+        try:
+            started = self.session.start()
+        except TaskError:
+            return
+        painted = combined_digest([slice_digest(plane) for plane in self.truth])
+        assert started.record.checksums[self.uid] == painted, "the round knows what was painted when it began"
+        self.all_is_saved()
+        known = {0, *started.task.class_values}
+        started.job.predict(label if label in known else 0, range(SHAPE[0]))
+        while self.session.state is not SessionState.IDLE:
+            self.session.poll()
+
+    @rule()
+    def poll(self) -> None:
+        self.session.poll()
+
+    @rule()
+    def save(self) -> None:
+        self.session.save()
+        self.all_is_saved()
+
+    @rule()
+    def close_and_open(self) -> None:
+        self.session.close()
+        self.reopen()
+        assert np.array_equal(self.layer.data, self.truth), "closing saves everything"
+        self.all_is_saved()
+
+    @rule(settled=st.booleans())
+    def crash(self, settled: bool) -> None:
+        """The process dies: what is not on the disk is gone. Seconds after a stroke, everything is."""
+        if settled:
+            self.settle()
+        saver = self.session._autosave
+        assert saver is not None
+        saver.background.flush(10)  # what the disk was given before the crash
+        if not self.folder.exists():
+            return
+        self.reopen()
+        for z, plane in enumerate(self.layer.data):
+            assert plane.tobytes() in self.recent[z], "each slice as it was at some moment since the last save"
+        if settled:
+            assert np.array_equal(self.layer.data, self.truth)
+        self.truth = self.layer.data.copy()
+        self.all_is_saved()
+
+    # -- what must hold --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_layer_holds_what_was_painted(self) -> None:
+        assert np.array_equal(self.layer.data, self.truth)
+
+    @property
+    def uid(self) -> str:
+        return self.session.volume("heart").uid
+
+    def all_is_saved(self) -> None:
+        self.recent = [{p.tobytes()} for p in self.truth]
+
+    def settle(self) -> None:
+        end = time.monotonic() + 20
+        saver = self.session._autosave
+        assert saver is not None
+        while saver.is_awake and not (saver.is_saved and saver.background.is_idle and not saver._has_images_to_copy()):
+            self.session.poll()
+            assert time.monotonic() < end, "it was not saved in time"
+            time.sleep(0.001)
+
+    def reopen(self) -> None:
+        if not self.folder.exists():
+            self.session = SegmentationSession(self.folder)
+            self.session.set_volume(AnnotatedVolume(name="heart", image=self.image, annotation=self.layer.data))
+            return
+        loaded = load_session(self.folder)
+        self.session = SegmentationSession()
+        self.session.load(loaded)
+        volume = self.session.volume("heart")
+        self.layer = Labels(volume.annotation)
+        assert self.layer.data is volume.annotation
+        assert np.array_equal(volume.image, self.image)
+        assert volume.marks.clean <= set(range(SHAPE[0]))
+        self.stack.clear()
+        self.redo_stack.clear()
+
+    def teardown(self) -> None:
+        self.session.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.autosave._SETTLE_SECONDS", 0.0)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost():
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        Annotating,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
