@@ -179,7 +179,6 @@ def _detectors(training: Training, look: LookAgain, z: int) -> dict[str, np.ndar
     against = {"own": own, "held": held, "without": without, "after": after, "drawn": drawn}
     doubt = {name: 1 - np.take_along_axis(p, painted[None], 0)[0] for name, p in against.items()}
     maps = {
-        "look again": np.cbrt(doubt["after"] * doubt["without"] * doubt["own"]),
         "look again, two opinions": np.sqrt(doubt["after"] * doubt["without"]),
         "two opinions, no virtual step": np.sqrt(doubt["held"] * doubt["without"]),
         "virtual step, others' outline": doubt["after"],
@@ -189,7 +188,8 @@ def _detectors(training: Training, look: LookAgain, z: int) -> dict[str, np.ndar
         "others' outline alone": doubt["drawn"],
         "signed alignment": _contradiction(look, learner, pool, key),
     }
-    return {name: ndimage.gaussian_filter(doubt, BLUR) for name, doubt in maps.items()}
+    blurred = {name: ndimage.gaussian_filter(doubt, BLUR) for name, doubt in maps.items()}
+    return {"look again": look.doubt(key), **blurred}
 
 
 def _contradiction(look: LookAgain, learner: Learner, pool: Pool, key: Key) -> np.ndarray:
