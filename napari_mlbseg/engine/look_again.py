@@ -5,9 +5,9 @@ The weights of MLB-Seg, asked of the person's own labels. With v the gradient of
 .. math:: \langle \nabla l_i, v \rangle = \sum_c (p_c - y_c) \, \dot z_c, \qquad \dot z = J_z v
 
 is negative where learning from the others speaks against the label y painted on pixel i. At the end of a training this
-product alone finds little (docs/evidence.md): the network has seen the slice's labels, its gradients are small, and
-they say where it is too sure rather than where it errs. What the same pass says better is where the step *leads*: the
-probabilities that the virtual model, one step along the other clean slices, gives to everything but the painted label.
+product alone finds little (docs/evidence.md): the network has learnt the slice's labels too. What the same pass says
+better is where the step *leads*: the probabilities that the virtual model, one step along the other clean slices, gives
+to everything but the painted label.
 
 The network must not be shown what it should judge: its shape prior on a clean slice is the painted outline. So the
 virtual model sees the outline that the slice would have were it not clean, drawn from the other clean slices. That
