@@ -169,6 +169,12 @@ class TrainingConfig(BaseModel):
         "Weights",
         "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'.",
     )
+    look_again: bool = _field(
+        True,
+        "Weights",
+        "At the end, show where the other clean slices contradict what was painted on a clean slice, if there are at "
+        "least three and time is left.",
+    )
 
     # -- losses --------------------------------------------------------------------------------------------------
     supervised_loss: Literal["ce", "dice_ce"] = _field("dice_ce", "Losses", "Loss on clean slices.")

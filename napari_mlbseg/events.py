@@ -1,7 +1,7 @@
 """What a job tells: frozen events and their JSON form, one object a line.
 
-A job sends any number of `Started`, `Progress`, `Losses`, `Preview` and `Metrics`, then **exactly one** terminal event:
-`Finished`, `Cancelled` or `Failed`. The file ``events.jsonl`` of a job folder holds them in order.
+A job sends any number of `Started`, `Progress`, `Losses`, `Preview`, `Metrics` and `HeldOut`, then **exactly one**
+terminal event: `Finished`, `Cancelled` or `Failed`. The file ``events.jsonl`` of a job folder holds them in order.
 """
 
 from __future__ import annotations
@@ -108,15 +108,18 @@ class Metrics(_Event):
 
 
 class HeldOut(_Event):
-    """A clean slice was predicted by a training that had not seen it."""
+    """How well a clean slice was predicted by a training that had not seen it."""
 
     type: Literal["held_out"] = "held_out"
     volume: str
-    slice: int
-    dice: float = Field(description="Of the foreground.")
-    hd95: float | None = Field(description="In the unit of the volume's spacing; None where it is not defined.")
+    slice: int = Field(description="Index along the slice axis.")
+    dice: float = Field(description="Overlap of the foreground with what was painted, 0 to 1; 1 where both are empty.")
+    hd95: float | None = Field(
+        description="95th percentile of the distances between both outlines, within the slice, in the unit of the "
+        "spacing. None where one of them is empty."
+    )
     classes: dict[int, tuple[float, float | None]] = Field(
-        default={}, description="Class value -> its Dice and its HD95."
+        default={}, description="The same two of each class in either, by label number."
     )
 
 

@@ -25,7 +25,7 @@ from napari_mlbseg.engine.pseudo_labels import consistency_loss, ensemble, hard_
 from napari_mlbseg.engine.teacher import MeanTeacher
 from napari_mlbseg.engine.views import View, inside, warp
 
-__all__ = ["Learner", "StepReport"]
+__all__ = ["Gradients", "Learner", "StepReport"]
 
 Gradients = dict[str, Tensor]
 
@@ -133,9 +133,17 @@ class Learner:
         }
         return StepReport(losses, weights)
 
-    def clean_direction(self, clean: Batch) -> Gradients:
-        """Gradient on clean slices, without a step: the direction for `weights`."""
-        return self._clean_gradient(clean)[1]
+    def clean_direction(self, clean: Batch, *, doubted: bool = False) -> Gradients:
+        """Gradient on clean slices, without a step: the direction for `weights` and `after_step`.
+
+        Parameters
+        ----------
+        clean : Batch
+        doubted : bool
+            Whether its shape prior has been bent already.
+        """
+        seen = torch.cat([clean.image, clean.prior], 1) if doubted else self._doubted(clean)
+        return self._clean_gradient(clean, seen)[1]
 
     def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
         """Weights of slices as they are, without learning from them: for maps of slices that no step visited."""
@@ -144,12 +152,26 @@ class Learner:
             y_p = hard_labels(self._teacher_probability(batch.teacher))
         return self._weights(batch, y_p, direction)
 
+    def tangent(self, x: Tensor, direction: Gradients) -> tuple[Tensor, Tensor]:
+        """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each."""
+        return logit_tangent(self.student, self.parameters, x, self._as_step(direction))
+
+    def after_step(self, x: Tensor, direction: Gradients) -> Tensor:
+        """Probabilities (B, K, H, W) of what the network sees, `x`, after a virtual step along `direction`.
+
+        The step, to first order, is so long that it changes the logits of each sample by 1 on average (the root of the
+        mean square): alike for a network that has much to learn and for one that has hardly any gradient left.
+        """
+        logits, tangent = self.tangent(x, direction)
+        size = tangent.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+        return (logits - tangent / size).softmax(1)
+
     # -- parts of a step -----------------------------------------------------------------------------------------
 
-    def _clean_gradient(self, clean: Batch) -> tuple[float, Gradients]:
-        """Loss on clean slices and its gradient at the student."""
+    def _clean_gradient(self, clean: Batch, seen: Tensor | None = None) -> tuple[float, Gradients]:
+        """Loss on clean slices and its gradient at the student, which sees `seen`: by default the prior bent."""
         with self._autocast():
-            logits = self.student(self._doubted(clean))
+            logits = self.student(self._doubted(clean) if seen is None else seen)
         loss = self.config.supervised_weight * supervised_loss(
             logits.float(), clean.labels, clean.mask, self.config.supervised_loss
         )
@@ -188,7 +210,7 @@ class Learner:
         if self.config.weighting == "uniform":
             half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
             return PixelWeights(half, half, 1.0)
-        logits, tangent = logit_tangent(self.student, self.parameters, batch.student, self._as_step(direction))
+        logits, tangent = self.tangent(batch.student, direction)
         return normalised_weights(
             alignment(logits, tangent, batch.initial), alignment(logits, tangent, y_p), batch.mask
         )

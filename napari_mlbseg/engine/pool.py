@@ -87,6 +87,10 @@ class Pool:
         keys = self._pick(self.unlabelled, n)
         return Drawn(keys, self._sampler.plain([self._sample(key) for key in keys]))
 
+    def clean_patch(self, key: Key) -> Batch:
+        """One patch of a clean slice, not augmented."""
+        return self._sampler.plain([self._sample(key)])
+
     def whole(self, key: Key) -> Batch:
         """One whole slice with its initial labels, padded to what the network takes."""
         divisor = size_divisor(self.task.config)
@@ -95,11 +99,28 @@ class Pool:
 
     def doubted(self, batch: Batch) -> Tensor:
         """What the student sees of a batch in training: the image, and the prior bent at random."""
-        return torch.cat([batch.image, self.prior.doubted(batch.prior, self._rng)], 1)
+        return torch.cat([batch.image, self.bent(batch.prior)], 1)
+
+    def bent(self, prior: Tensor) -> Tensor:
+        """A prior (B, K - 1, H, W), bent at random and sometimes withheld."""
+        return self.prior.doubted(prior, self._rng)
 
     def network_input(self, key: Key) -> Tensor:
         """What the network sees of a slice when it predicts, (C + K - 1, Y, X)."""
         return torch.cat([self.stores[key[0]][key[1]], self._prior_of(key)])
+
+    def seen_with(self, key: Key, labels: np.ndarray | None) -> Tensor:
+        """What the network would see were `labels` (Y, X) the initial ones, or for None nothing known."""
+        prior = self.prior(labels, self.task.volumes[key[0]].slice_shape, self.device)
+        return torch.cat([self.stores[key[0]][key[1]], prior])
+
+    def pick_clean(self, most: int) -> list[Key]:
+        """Clean slices at random, each at most once, at most so many."""
+        return self._pick(self.clean, min(most, len(self.clean)))
+
+    def clean_labels(self, key: Key) -> np.ndarray:
+        """The user's labels of a clean slice as class indices (Y, X)."""
+        return self._clean_labels[key]
 
     def initial_slice(self, key: Key) -> np.ndarray | None:
         """y^n of a slice as class indices (Y, X), on clean slices the user's labels; None where not known."""

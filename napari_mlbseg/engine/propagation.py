@@ -24,7 +24,7 @@ from napari_mlbseg.engine.initial_labels import (
 )
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["SliceMotion", "improve", "optical_flow"]
+__all__ = ["SliceMotion", "improve", "labels_from_others", "optical_flow"]
 
 _WINDOW = 7  # radius of Lucas-Kanade's window, in pixels of the level
 _FINEST = 1  # level at which the pyramid ends: half resolution, a quarter of the pixels
@@ -196,6 +196,36 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
         )
         for motion in motions
     }, means
+
+
+def labels_from_others(task: SegmentationTask, volume: Volume) -> np.ndarray:
+    """What each clean slice would be labelled were it not clean: its initial labels by the volume's other clean slices.
+
+    Propagated where the config allows it and the volume fits, else interpolated. The first and the last clean slice,
+    which lie outside the range of the others, get the labels of their neighbour as they are.
+
+    Parameters
+    ----------
+    task : SegmentationTask
+    volume : Volume
+        With at least two clean slices of one coherent stack.
+
+    Returns
+    -------
+    ndarray of int, (number of clean slices, Y, X)
+    """
+    clean, truth = volume.clean_slices, clean_labels(task, volume)
+    source = task.config.initial_labels
+    by_motion = source != "interpolation" and len(clean) > 2 and _is_propagable(volume, "propagation")
+    fill = _propagating(task, SliceMotion(volume, truth)) if by_motion else _interpolating(task)
+    found = np.empty_like(truth)
+    for i, z in enumerate(clean):
+        if 0 < i < len(clean) - 1:
+            beside = [i - 1, i + 1]  # what lies farther away has no say in either source
+            found[i] = fill([clean[j] for j in beside], truth[beside], z)
+        else:
+            found[i] = truth[1 if i == 0 else i - 1]
+    return found
 
 
 def _is_propagable(volume: Volume, source: InitialLabelSource) -> bool:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mlbseg.engine.learner import Learner, StepReport
+from napari_mlbseg.engine.look_again import FEWEST_CLEAN, LookAgain
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
 from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
@@ -28,6 +29,7 @@ __all__ = ["Publisher"]
 _WRITE_SECONDS = 0.012  # to write a slice's six arrays
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
+_LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
 
 
 class _Predicted(NamedTuple):
@@ -50,12 +52,28 @@ class Publisher:
     results : Results
     schedule : Schedule
     order : PreviewOrder
+    only : tuple of int, optional
+        Number of a volume and a slice of it, which alone the final pass predicts; by default it predicts all.
+
+    Attributes
+    ----------
+    outline_seconds : float
+        What it took to draw the initial labels from the clean slices: to look again, that is done once more.
     """
 
-    def __init__(self, pool: Pool, learner: Learner, results: Results, schedule: Schedule, order: PreviewOrder) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        learner: Learner,
+        results: Results,
+        schedule: Schedule,
+        order: PreviewOrder,
+        only: Key | None = None,
+    ) -> None:
         self.task = pool.task
         self._pool, self._learner, self._results = pool, learner, results
-        self._schedule, self._order = schedule, order
+        self._schedule, self._order, self._only = schedule, order, only
+        self.outline_seconds = 0.0
         self._maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
@@ -89,11 +107,11 @@ class Publisher:
         and pixels that no step visited keep the weight 0.
         """
         began, done = self._schedule.seconds, 0
-        total = sum(volume.n_slices for volume in self.task.volumes)
+        total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
         predictor = Predictor(self.network, self.task.config, self._affordable_views())
         for number, volume in enumerate(self.task.volumes):
             size = predictor.batch_size(volume.slice_shape)
-            for batch in in_batches(self._order.outwards(number), size):
+            for batch in in_batches(self._wanted(number), size):
                 if stops():
                     return
                 if self._can_visit(number, len(batch), total - done):
@@ -124,10 +142,37 @@ class Publisher:
             self._measure_costs()
         needed = 0.0
         for number, (volume, (predicting, weighing)) in enumerate(zip(self.task.volumes, self._costs, strict=True)):
-            unseen = volume.unlabelled_slices if training_visits else ()
-            visits = len(volume.clean_slices) + sum(not self._maps.covers((number, z)) for z in unseen)
-            needed += predicting * volume.n_slices + weighing * visits
-        self._schedule.reserve(needed)
+            wanted = self._wanted(number)
+            unseen = set(wanted) - set(volume.clean_slices) if training_visits else ()
+            visits = len(set(wanted) & set(volume.clean_slices))
+            visits += sum(not self._maps.covers((number, z)) for z in unseen)
+            needed += predicting * len(wanted) + weighing * visits
+        self._schedule.reserve(needed + self._looking_seconds())
+
+    def look_again(self, stops: Callable[[], bool]) -> Iterator[Event]:
+        """Write where the other clean slices contradict what is painted on each; the predictions came first.
+
+        Where there are too few clean slices, or too little time is left, nothing is written: a part of them would look
+        as if the others had been found without a contradiction.
+        """
+        needed = self._looking_seconds()
+        if not needed or self._schedule.remaining < needed or stops():
+            return
+        look = LookAgain(self._pool, self._learner)
+        if self._schedule.remaining < needed - self.outline_seconds:  # the outlines took longer than at first
+            return
+        for number, volume in enumerate(self.task.volumes):
+            for z in (z for z in self._order.outwards(number) if volume.clean[z]):
+                if stops():
+                    return
+                self._results[volume.name]["label_doubt"][z] = look.doubt((number, z))
+                yield Preview(
+                    volume=volume.name,
+                    slices=(z,),
+                    arrays=("label_doubt",),
+                    stage=Stage.PREDICT,
+                    seconds=self._schedule.seconds,
+                )
 
     def _show(self, number: int, slices: Sequence[int], predicted: _Predicted, stage: Stage) -> Preview:
         """Write predicted slices of a volume and their weight maps."""
@@ -216,9 +261,21 @@ class Publisher:
     def _affordable_views(self) -> int:
         """Views of the final prediction: as many as the time left allows, at least the slice itself."""
         wanted = self.task.config.n_views_predict
-        seconds = sum(cost[0] * v.n_slices for v, cost in zip(self.task.volumes, self._costs, strict=True))
+        seconds = sum(cost[0] * len(self._wanted(number)) for number, cost in enumerate(self._costs))
         affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
         return wanted if affordable >= wanted else max(1, int(affordable))
+
+    def _looking_seconds(self) -> float:
+        """Seconds that `look_again` takes; 0 where it has nothing to do."""
+        if not self.task.config.look_again or len(self._pool.clean) < FEWEST_CLEAN:
+            return 0.0
+        return self.outline_seconds + sum(_LOOKING * self._costs[number][1] for number, _ in self._pool.clean)
+
+    def _wanted(self, number: int) -> list[int]:
+        """Slices of a volume that the final pass predicts, the one in view first."""
+        if self._only is None:
+            return self._order.outwards(number)
+        return [self._only[1]] if self._only[0] == number else []
 
     def _initial_probability(self, number: int, slices: Sequence[int]) -> _Predicted:
         """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""

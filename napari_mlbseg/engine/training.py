@@ -14,7 +14,7 @@ from napari_mlbseg.engine.initial_labels import index_dtype
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
 from napari_mlbseg.engine.networks import build_network
-from napari_mlbseg.engine.pool import Pool
+from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
 from napari_mlbseg.engine.progress import Meter, PreviewOrder
 from napari_mlbseg.engine.propagation import improve
@@ -32,7 +32,7 @@ __all__ = ["Training"]
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`.
+    Parameters are those of `napari_mlbseg.engine.train.train`; `only` is the publisher's.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Training:
         previous: Path | None,
         save_to: Path | None,
         start: float,
+        only: Key | None = None,
     ) -> None:
         config = task.config
         self.task, self._results = task, results
@@ -59,8 +60,18 @@ class Training:
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
-        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order)
+        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only)
         self._bootstrap_step = self._step = 0
+
+    @property
+    def pool(self) -> Pool:
+        """What the training draws from."""
+        return self._pool
+
+    @property
+    def learner(self) -> Learner:
+        """What it trains."""
+        return self._learner
 
     def initial_labels(self, known: Mapping[str, np.ndarray | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
@@ -68,7 +79,9 @@ class Training:
         yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
+            began = self._schedule.seconds
             improved, scores = improve(self.task, config.initial_labels)
+            self._publisher.outline_seconds = self._schedule.seconds - began
             labels.update(improved)
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
             for volume in self.task.volumes:
@@ -118,8 +131,8 @@ class Training:
             yield from self._preview(Stage.TRAIN)
 
     def finish(self) -> Iterator[Event]:
-        """Save the model, predict every slice with all views, write both weight maps of every slice."""
-        trained_until = self._schedule.seconds
+        """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
+        trained_until = predicted_until = self._schedule.seconds
         steps = self._bootstrap_step + self._step
         if self._save_to is not None:
             model = Model(
@@ -131,14 +144,19 @@ class Training:
             )
             save_model(self._save_to, model)
         if not self._stops():
-            yield from self._publisher.final(trained=steps > 0 or self._is_warm, stops=self._stops)
+            trained = steps > 0 or self._is_warm
+            yield from self._publisher.final(trained=trained, stops=self._stops)
+            predicted_until = self._schedule.seconds
+            if trained:
+                yield from self._publisher.look_again(self._stops)
         if self._stopped:
             yield Cancelled(steps=steps, seconds=self._schedule.seconds)
             return
         yield Metrics(
             values={
                 "seconds_training": trained_until,
-                "seconds_predict": self._schedule.seconds - trained_until,
+                "seconds_predict": predicted_until - trained_until,
+                "seconds_look_again": self._schedule.seconds - predicted_until,
                 "bootstrap_steps": self._bootstrap_step,
                 "steps": self._step,
                 "peak_memory_bytes": peak_memory(self._device),

@@ -9,7 +9,8 @@
             focus           the slice that the user looks at, {"volume": ..., "slice": ...}: predicted first
             heartbeat       rewritten by the worker every second: {"pid": ..., "created": ...}
             worker.log      stdout and stderr of the worker
-            results/        zarr arrays, one chunk a slice; results/NAME/ where there are several volumes
+            results/        zarr arrays, one chunk a slice; results/NAME/ where there are several volumes; none where
+                            clean slices are left out in turn
             model.safetensors, model.json
 
 The folder may lie on a disk that two machines share, and it outlives both processes. Nothing in it is pickled.
@@ -33,9 +34,11 @@ from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "Request", "ZarrResults", "write_atomically"]
+__all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "JobKind", "Request", "ZarrResults", "write_atomically"]
 
 SCHEMA_VERSION = 1
+
+JobKind = Literal["train", "predict", "leave_one_out"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -83,7 +86,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["train", "predict", "leave_one_out"] = "train"
+    kind: JobKind = "train"
     class_values: tuple[int, ...]
     config: TrainingConfig
     volumes: tuple[VolumeRequest, ...]
@@ -112,7 +115,7 @@ class JobFolder:
         self,
         task: SegmentationTask,
         *,
-        kind: Literal["train", "predict", "leave_one_out"] = "train",
+        kind: JobKind = "train",
         previous: Path | None = None,
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,

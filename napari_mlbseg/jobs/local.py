@@ -11,13 +11,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.autopsy import explain_death
-from napari_mlbseg.jobs.folder import EventReader, JobFolder, write_atomically
+from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.task import SegmentationTask
 
@@ -50,7 +49,7 @@ class LocalJob:
         path: str | os.PathLike[str],
         task: SegmentationTask,
         *,
-        kind: Literal["train", "predict", "leave_one_out"] = "train",
+        kind: JobKind = "train",
         previous: Path | None = None,
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,
@@ -64,6 +63,7 @@ class LocalJob:
             The job folder; made if missing.
         task : SegmentationTask
         kind : {"train", "predict", "leave_one_out"}
+            The last scores clean slices left out in turn; it writes no results.
         previous : Path, optional
             Job folder whose model a training starts from, or a prediction uses.
         threads : int, optional

@@ -86,9 +86,13 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
 
 
 def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
-    results = ZarrResults(folder, task)
     previous = JobFolder(request.previous) if request.previous else None
-    if request.kind == "predict":
+    events: Iterator[Event]
+    if request.kind == "leave_one_out":
+        from napari_mlbseg.engine.leave_one_out import leave_one_out
+
+        events = leave_one_out(task, task.config.device, stop=folder.cancel_file.exists, start=start)
+    elif request.kind == "predict":
         if previous is None:
             raise ValueError("A prediction needs the folder of a finished training.")
         from napari_mlbseg.engine.predict import predict
@@ -97,7 +101,7 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             task,
             model=previous.model_file,
             device=task.config.device,
-            results=results,
+            results=ZarrResults(folder, task),
             stop=folder.cancel_file.exists,
             start=start,
         )
@@ -107,7 +111,7 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
         events = train(
             task,
             task.config.device,
-            results=results,
+            results=ZarrResults(folder, task),
             stop=folder.cancel_file.exists,
             focus=folder.focus,
             warm_start=previous.model_file if previous else None,

@@ -23,6 +23,11 @@ _BLUE_OR_ORANGE = Colormap(
     display_name="preference",  # a long one would widen napari's layer controls, and push the image aside
 )
 
+# Brighter is more, whatever the kind of colour vision.
+_EMBER = Colormap(
+    [[0.0, 0.0, 0.0, 1.0], [0.85, 0.30, 0.0, 1.0], [1.0, 0.95, 0.70, 1.0]], name="mlbseg doubt", display_name="doubt"
+)
+
 
 @dataclass(frozen=True)
 class ResultKind:
@@ -117,5 +122,16 @@ RESULT_KINDS = (
         arrays=("weight_initial", "weight_pseudo"),
         reader=lambda arrays: preference(arrays["weight_initial"], arrays["weight_pseudo"]),
         options=_map(_BLUE_OR_ORANGE, (-1.0, 1.0)),
+    ),
+    ResultKind(
+        key="label_doubt",
+        layer_name="look again",
+        words="Look again",
+        help="Bright where your other clean slices contradict what you painted on this one: a part that was missed, a "
+        "stroke too many, another structure's label. From 0 (they agree) to 1 (they are certain of another label); "
+        "dark on slices that are not clean. It also errs: look, then decide.",
+        arrays=("label_doubt",),
+        reader=lambda arrays: as_is(arrays["label_doubt"]),
+        options=_map(_EMBER, (0.0, 1.0)),
     ),
 )

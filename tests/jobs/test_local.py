@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Started, is_terminal
+from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Progress, Started, is_terminal
 from napari_mlbseg.jobs import local
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import resolve_task
+
+from .conftest import make_volume
 
 FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
 OBEY = """
@@ -271,6 +273,24 @@ def test_the_real_worker_trains(new_job, task, tmp_path):
     assert abs(results["probability"][:].sum(1) - 1).max() < 0.01
     assert results["weight_initial"][:].max() > 0
     assert job.folder.model_file.exists()
+
+
+@pytest.mark.slow
+def test_the_real_worker_leaves_slices_out_and_stops_when_asked(task, tmp_path):
+    volume = make_volume(clean=np.isin(np.arange(6), (0, 1, 3, 4)))
+    config = task.config.updated(device="cpu", time_budget=None, steps=300, bootstrap_steps=1, features=(8, 16))
+    job = LocalJob.create(tmp_path / "job", resolve_task([volume], config), kind="leave_one_out", threads=1)
+    job.start()
+    events = []
+    for event in job.events(0.05):
+        events.append(event)
+        if isinstance(event, Progress) and event.step > 2:
+            job.cancel()
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Cancelled), events[-1]
+    assert "left out" in next(event.message for event in events if isinstance(event, Progress))
+    assert job.folder.heartbeat_file.exists()
+    assert not job.folder.results_path.exists()
 
 
 def no_space(*_: object, **__: object) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
 import pytest
 
-from napari_mlbseg.events import Cancelled, Failed, Finished, Progress, Started
+from napari_mlbseg.events import Cancelled, Failed, Finished, HeldOut, Progress, Started
 from napari_mlbseg.jobs import worker
 from napari_mlbseg.task import TaskError
+
+from .conftest import make_volume
 
 
 class OutOfMemoryError(RuntimeError):
@@ -143,6 +146,26 @@ def test_the_device_that_was_asked_for_is_used(folder, task, monkeypatch, tmp_pa
 def test_a_prediction_needs_a_model(folder, task):
     request = folder.write_request(task, kind="predict")
     with pytest.raises(ValueError, match="finished training"):
+        list(worker._run(folder, request, time.monotonic()))
+
+
+def test_a_score_on_clean_slices_left_out_writes_no_results(folder, task, monkeypatch):
+    monkeypatch.setattr(worker, "_be_modest", lambda threads: None)
+    monkeypatch.setattr(worker, "_beat", lambda *_: None)
+    volume = make_volume(clean=np.isin(np.arange(6), (1, 2, 4)))
+    config = task.config.updated(time_budget=None, bootstrap_steps=1, steps=1, features=(8, 16), patch_size=32)
+    folder.write_request(type(task)((volume,), (0, 3), config), kind="leave_one_out")
+    code, events = run(folder)
+    assert code == 0
+    assert [event.slice for event in events if isinstance(event, HeldOut)] == [1, 2, 4]
+    assert isinstance(events[-1], Finished)
+    assert not folder.results_path.exists()
+    assert not folder.model_file.exists()
+
+
+def test_too_few_clean_slices_to_leave_one_out_are_said(folder, task):
+    request = folder.write_request(task, kind="leave_one_out")
+    with pytest.raises(TaskError, match="mark at least 3"):
         list(worker._run(folder, request, time.monotonic()))
 
 
