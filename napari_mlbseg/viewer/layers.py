@@ -102,6 +102,26 @@ class ResultLayers:
                 self._stale.discard((name, kind.key))
                 self._show(name, target, kind)
 
+    def maps(self, image: Image) -> dict[str, SliceReader]:
+        """What can be read of the results of an image, by kind: of this round or, where it has written nothing yet, of
+        the one before.
+        """
+        target = self._target_of(image)
+        return dict(target.readers) if target is not None else {}
+
+    def has_slice(self, image: Image, key: str, z: int) -> bool:
+        """Whether slice `z` of a kind of result was written: one that was not reads as 0."""
+        target = self._target_of(image)
+        reader = target.readers.get(key) if target is not None else None
+        return reader is not None and isinstance(reader.read, _Patchwork) and reader.read.has(z)
+
+    def round_of(self, image: Image) -> Round | None:
+        """The round that results of an image come from or will come from."""
+        return self._round if self._target_of(image) is not None else None
+
+    def _target_of(self, image: Image) -> _Target | None:
+        return next((target for target in self._targets.values() if target.binding.image == image), None)
+
     def is_visible(self, key: str) -> bool:
         """Whether a layer of that kind is shown."""
         return any(layer.visible for kind, layer in self if kind.key == key)
@@ -266,6 +286,12 @@ class _Patchwork:
     written: list[set[int]]  # live: grows with every Preview
     before: Reader | None
     dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+
+    def has(self, z: int) -> bool:
+        """Whether slice `z` was written, in this round or before."""
+        if all(z in written for written in self.written):
+            return True
+        return isinstance(self.before, _Patchwork) and self.before.has(z)
 
     def __call__(self, slices: slice) -> np.ndarray:
         if self.before is None:

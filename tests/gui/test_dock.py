@@ -490,6 +490,7 @@ def test_opening_the_dock_imports_no_torch_and_takes_less_than_half_a_second():
 
 def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     from napari_mlbseg.viewer import commands
+    from napari_mlbseg.viewer.dock_registry import open_dock
 
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, name="heart")
@@ -498,7 +499,7 @@ def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     viewer.dims.set_point(0, 3)
     commands.mark_slice_clean(viewer)
     commands.train(viewer)
-    session = commands._dock(viewer).controller.session
+    session = open_dock(viewer).controller.session
     assert session.state is SessionState.RUNNING
     assert session.current_round.task.volumes[0].clean_slices == (3,)
     commands.train(viewer)  # one at a time
@@ -510,6 +511,7 @@ def test_napari_can_run_every_command_of_the_dock(make_napari_viewer, image):
     from napari._app_model import get_app_model
 
     from napari_mlbseg.viewer import commands
+    from napari_mlbseg.viewer.dock_registry import open_dock
 
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, name="heart")
