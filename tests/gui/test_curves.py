@@ -75,7 +75,7 @@ def test_without_any_weight_there_is_no_share(begun, wait_for):
 
 
 def test_many_events_are_one_drawing(monkeypatch, begun, qtbot):
-    _, _, curves, job = begun
+    _, _, curves, _job = begun
     drawn = []
     monkeypatch.setattr(curves, "_show_steps", lambda current: drawn.append(current))
     curves._timer.stop()

@@ -511,7 +511,6 @@ def test_napari_can_run_every_command_of_the_dock(make_napari_viewer, image):
     from napari._app_model import get_app_model
 
     from napari_mlbseg.viewer import commands
-    from napari_mlbseg.viewer.dock_registry import open_dock
 
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, name="heart")
