@@ -34,6 +34,7 @@ __all__ = ["WeightInspectorDock"]
 
 _REFRESH_MILLISECONDS = 300
 _CURSOR_MILLISECONDS = 50
+_SCROLL_MILLISECONDS = 40  # several slices that pass by meanwhile are one
 _MEANS_MILLISECONDS = 25  # between two bites of the profile
 _MEANS_SECONDS = 0.01  # that a bite may take, so that the window stays alive
 _DRAW_EVERY = 10  # bites between two drawings of the profile
@@ -68,6 +69,7 @@ class WeightInspectorDock(SideDock):
         self._make_widgets()
         self._lay_out()
         self._news = self._timer(_REFRESH_MILLISECONDS, self._refresh)
+        self._scrolled = self._timer(_SCROLL_MILLISECONDS, self._on_scrolled)
         self._moved = self._timer(_CURSOR_MILLISECONDS, self._show_cursor)
         self._reading = self._timer(_MEANS_MILLISECONDS, self._read_on)
         self._connect()
@@ -148,7 +150,7 @@ class WeightInspectorDock(SideDock):
 
     def on_followed(self) -> None:
         if self.controller is not None:
-            self.listen(self.controller.slice_changed, self._refresh)
+            self.listen(self.controller.slice_changed, self._on_slice_changed)
             self.listen(self.controller.layers_changed, self._on_news)
             self.listen(self.controller.results.changed, self._on_news)
             self.listen(self.controller.session.event_received, self._on_event)
@@ -157,7 +159,7 @@ class WeightInspectorDock(SideDock):
         self._refresh()
 
     def on_left(self) -> None:
-        for timer in (self._news, self._moved, self._reading):
+        for timer in (self._news, self._scrolled, self._moved, self._reading):
             timer.stop()
         self._maps = self._means = self._in_view = None  # whoever keeps a reader keeps its files
         self.files.set_value(None, self.kind, None, 1.0, "")
@@ -179,14 +181,24 @@ class WeightInspectorDock(SideDock):
             self._rewritten.update(event.slices)
             self._on_news()
 
+    def _on_slice_changed(self) -> None:
+        if not self._scrolled.isActive():
+            self._scrolled.start()
+
+    def _on_scrolled(self) -> None:
+        """Show another slice, or another volume: that of the layer which is selected now."""
+        if self._maps is not None and self.binding is not None and self.binding.image == self._maps.image:
+            self._look()
+        else:
+            self._refresh()
+
     def _on_cursor(self, event: Any) -> None:
         self._was_pointed = True
         if not self._moved.isActive():
             self._moved.start()
 
-    def _refresh(self, *news: object) -> None:
+    def _refresh(self) -> None:
         """Show the volume and slice in view as they are now."""
-        self._news.stop()
         binding = self.binding
         maps = VolumeMaps.of(self.controller.results, binding.image) if self.controller and binding else None
         if maps is None or self._means is None or not maps.reads_like(self._maps):
@@ -198,14 +210,20 @@ class WeightInspectorDock(SideDock):
         self.empty.setText(_NO_DOCK if self.controller is None else _NO_IMAGE if binding is None else _NO_WEIGHTS)
         self.empty.setVisible(maps is None)
         self.body.setVisible(maps is not None)
-        self.headline.setText(self._where())
-        self._in_view = maps.slice(self.z) if maps is not None and self.z is not None else None
-        self._show_slice()
-        self._show_cursor()
+        self._look()
         self._show_profile()
         self._show_untrusted()
         if self._means is not None and not self._means.is_complete:
             self._reading.start()
+
+    def _look(self) -> None:
+        """Read and show the slice in view."""
+        self.headline.setText(self._where())
+        self._in_view = self._maps.slice(self.z) if self._maps is not None and self.z is not None else None
+        self._show_slice()
+        self._show_cursor()
+        self._show_share()
+        self.profile.set_mark(self.z)
 
     def _where(self) -> str:
         """Volume, round and slice in words."""
@@ -285,7 +303,6 @@ class WeightInspectorDock(SideDock):
         self.profile.set_values("mean", known, means[known])
         self.profile.set_lowest(self.kind.options["contrast_limits"][0])
         self.profile.item.setXRange(0, max(1, len(means) - 1), padding=0.02)
-        self.profile.set_mark(self.z)
 
     def _on_profile(self, x: float) -> None:
         if self.controller is not None and self._maps is not None:
@@ -309,13 +326,17 @@ class WeightInspectorDock(SideDock):
         binding = self.binding
         if not self.mark.isChecked() or self._maps is None or binding is None:
             self.untrusted.remove()
-            self.share.hide()
-            return
-        self.untrusted.show(self._maps, binding, self.threshold.value())
-        if self._in_view is not None:
-            total = self._in_view["weight_initial"] + self._in_view["weight_pseudo"]
+        else:
+            self.untrusted.show(self._maps, binding, self.threshold.value())
+        self._show_share()
+
+    def _show_share(self) -> None:
+        """Tell how much of the slice in view is marked."""
+        maps = self._in_view if self.mark.isChecked() else None
+        if maps is not None:
+            total = maps["weight_initial"] + maps["weight_pseudo"]
             self.share.setText(f"{(total < self.threshold.value()).mean():.1%} of this slice is marked, in turquoise.")
-        self.share.setVisible(self._in_view is not None)
+        self.share.setVisible(maps is not None)
 
     def _on_untrusted_removed(self) -> None:
         self.mark.setChecked(False)

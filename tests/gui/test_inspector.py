@@ -18,7 +18,7 @@ from napari_mlbseg.viewer.binding import METADATA_KEY, is_result
 from napari_mlbseg.viewer.dock_registry import docks
 from napari_mlbseg.viewer.inspector import WeightInspectorDock
 from napari_mlbseg.viewer.map_export import with_suffix
-from napari_mlbseg.viewer.map_values import SliceMeans, histogram
+from napari_mlbseg.viewer.map_values import SliceMeans, VolumeMaps, histogram
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -89,6 +89,7 @@ def test_numbers_of_the_slice_in_view_are_those_of_the_job(inspected, wait_for, 
     wait_for(lambda: inspector._means is not None and inspector._means.is_complete)
     for z in (3, 7):
         dock.controller.go_to(z)
+        wait_for(lambda z=z: inspector.profile.mark.value() == z)
         initial, pseudo = both[:, z]
         for key, values in (
             ("weight_initial", initial),
@@ -103,7 +104,25 @@ def test_numbers_of_the_slice_in_view_are_those_of_the_job(inspected, wait_for, 
             assert 10**shown == pytest.approx(np.maximum(counts, 0.5))
             numbers, means = inspector.profile.values("mean")
             assert means[numbers == z] == pytest.approx(values.mean(), abs=1e-5)
-    assert inspector.profile.mark.value() == 7
+
+
+def test_scrolling_reads_the_slices_that_stay_in_view_and_does_not_draw_the_marks_again(
+    inspected, wait_for, monkeypatch
+):
+    _, dock, inspector, job = inspected()
+    write_random(job, range(12))
+    wait_for(lambda: inspector.body.isVisible() and inspector._means.is_complete)
+    inspector.mark.click()
+    wait_for(lambda: len(list(dock.controller.results)) == 3 and not inspector._news.isActive())  # all is said
+    read, redrawn = [], []
+    maps_of = VolumeMaps.slice
+    monkeypatch.setattr(VolumeMaps, "slice", lambda maps, z: read.append(z) or maps_of(maps, z))
+    monkeypatch.setattr(inspector.untrusted, "show", lambda *arguments: redrawn.append(arguments))
+    for z in range(12):
+        dock.controller.go_to(z)
+    wait_for(lambda: inspector.headline.text() == "heart, round 1, slice 11")
+    assert read == [11]
+    assert not redrawn
 
 
 def test_the_pixel_under_the_cursor(inspected, wait_for):
@@ -127,15 +146,9 @@ def test_the_mouse_over_the_map_of_the_dock(inspected, wait_for, qtbot):
     place = inspector.map._place()
     assert place.height() / place.width() == pytest.approx(48 / 40)
     spot = QPointF(place.left() + place.width() * 10.5 / 40, place.top() + place.height() * 20.5 / 48)
-    nothing = Qt.MouseButton.NoButton
-    event = QMouseEvent(
-        QEvent.Type.MouseMove,
-        spot,
-        QPointF(inspector.map.mapToGlobal(spot.toPoint())),
-        nothing,
-        nothing,
-        Qt.KeyboardModifier(0),
-    )
+    on_screen = QPointF(inspector.map.mapToGlobal(spot.toPoint()))
+    button, keys = Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier
+    event = QMouseEvent(QEvent.Type.MouseMove, spot, on_screen, button, button, keys)
     QApplication.sendEvent(inspector.map, event)  # a move of the mouse itself may end in a window on top
     wait_for(lambda: f"Row 20, column 10:  wⁿ {both[0, 3, 20, 10]:.2f}" in inspector.pixel.text())
 
