@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import napari.viewer
 from qtpy.QtCore import QTimer
 
-from napari_mlbseg.events import Event, Losses, Stage
+from napari_mlbseg.events import Event, Losses, Stage, is_terminal
 from napari_mlbseg.session import SegmentationSession
 from napari_mlbseg.viewer.panel import WrappedLabel, hint
 from napari_mlbseg.viewer.plots import Curve, Plot, theme_colours
@@ -21,9 +21,9 @@ __all__ = ["CurvesDock"]
 
 _REFRESH_MILLISECONDS = 300
 
-_NOTHING = (
-    "Press Train in the dock MLB-Seg. Here you will see, step by step, how well the model fits your clean slices and "
-    "which labels of the other slices it is told to trust."
+_WHAT = (
+    "Here you will see, step by step, how well the model fits your clean slices and which labels of the other slices "
+    "it is told to trust."
 )
 _NO_SCORES = (
     "The held-out Dice comes after the second round: how well a round had segmented the slices that you corrected and "
@@ -42,7 +42,7 @@ class CurvesDock(SideDock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         self.headline = WrappedLabel()
-        self.empty = hint(_NOTHING)
+        self.empty = hint(_WHAT)
         self.losses = Plot(
             "Losses: lower is better",
             [
@@ -107,7 +107,7 @@ class CurvesDock(SideDock):
         self._rows = _Rows()
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Losses):
+        if isinstance(event, Losses) or is_terminal(event):
             self._on_news()
 
     def _on_news(self, *news: object) -> None:
@@ -130,6 +130,7 @@ class CurvesDock(SideDock):
         rows = self._rows
         self.headline.setText(_headline(current, rows))
         self.headline.setVisible(current is not None)
+        self.empty.setText(_WHAT if current is not None else f"Press Train in the dock MLB-Seg. {_WHAT}")
         self.empty.setVisible(not rows.steps)
         for plot in (self.losses, self.shares):
             plot.setVisible(bool(rows.steps))
@@ -189,7 +190,8 @@ def _headline(current: Round | None, rows: _Rows) -> str:
     if current is None:
         return ""
     if not rows.steps:
-        return f"Round {current.number}: no training step yet."
+        how = "has not begun to learn yet" if current.outcome is None else "ended without a training step"
+        return f"Round {current.number} {how}."
     sentence = f"Round {current.number}, step {rows.steps[-1]}."
     if rows.weighted_from is None:
         return sentence

@@ -112,7 +112,8 @@ class Plot(QWidget):
         self.view.setFixedHeight(_PLOT_HEIGHT)
         self.view.setAccessibleName(title)
         self.item = self.view.getPlotItem()
-        self.item.ctrlMenu.setParent(self.view)  # made all the same; without a parent it would outlive the plot
+        menu = self.item.ctrlMenu  # made all the same; without a parent it would outlive the plot
+        menu.setParent(self.view, menu.windowFlags())
         self.item.hideButtons()
         self.item.setMouseEnabled(False, False)
         self.item.layout.setContentsMargins(4, 8, 10, 8)  # else the axes' labels are cut off

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from psygnal import Signal
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_mlbseg.events import Finished, FinishReason, Losses, Stage
 from napari_mlbseg.session import SegmentationSession
@@ -50,6 +50,7 @@ def begun(open_dock, make_napari_viewer, image):
 def test_losses_and_shares_are_drawn_as_they_come(begun, wait_for):
     _, _, curves, job = begun
     assert curves.empty.isVisible(), "says what will appear"
+    assert "has not begun" in curves.headline.text()
     assert not curves.losses.isVisible()
     job.say(bootstrap(10, 1.5), bootstrap(20, 0.8), weighted(21), weighted(22, clean=0.2, share_pseudo=0.75))
     wait_for(lambda: len(curves.losses.values("clean")[0]) == 4)
@@ -148,6 +149,19 @@ def test_colours_follow_the_theme(begun):
         assert (background.lightness() < 128) is is_dark
         assert abs(text.lightness() - background.lightness()) > 100
         assert abs(curve.lightness() - background.lightness()) > 60
+
+
+def test_pyqtgraph_shows_no_menus(begun, wait_for):
+    _, _, curves, job = begun
+    job.say(bootstrap(10, 1.5))
+    wait_for(lambda: curves.losses.isVisible())
+    assert not [menu for menu in curves.findChildren(QMenu) if menu.isVisible()]
+
+
+def test_a_round_that_ends_without_a_step_says_so(begun, wait_for):
+    _, _, curves, job = begun
+    job.say(DONE)
+    wait_for(lambda: "ended without" in curves.headline.text())
 
 
 def test_curves_differ_without_colour(begun):
