@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mlbseg.viewer.dock_registry import docks, open_dock
 
@@ -62,6 +62,7 @@ class SideDock(QWidget):
         self._connections = Connections()
         self._looking = Connections()
         self._was_shown = False
+        self._holder: QWidget | None = None
         content = QWidget()
         self.column = QVBoxLayout(content)
         self.column.setContentsMargins(8, 6, 8, 6)
@@ -107,6 +108,30 @@ class SideDock(QWidget):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        self._watch_holder()
+        self._appear()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._leave()
+
+    def _watch_holder(self) -> None:
+        """Listen to the QDockWidget around this: Qt does not hide one behind other tabs, it only says so."""
+        holder = self.parentWidget()
+        while holder is not None and not isinstance(holder, QDockWidget):
+            holder = holder.parentWidget()
+        if holder is not None and holder is not self._holder:
+            holder.visibilityChanged.connect(self._on_holder_seen)
+        self._holder = holder
+
+    def _on_holder_seen(self, is_seen: bool) -> None:
+        if is_seen and self.isVisible():
+            self._appear()
+        elif not is_seen:
+            self._leave()
+
+    def _appear(self) -> None:
+        """Follow the session, unless that is so already."""
         if not len(self._looking):
             self._looking.make(docks.changed, self._on_docks_changed)
             self._looking.make(self.viewer.events.theme, self._on_theme_changed)
@@ -116,10 +141,6 @@ class SideDock(QWidget):
             self._was_shown = True
             if self.controller is None:  # not at once: napari is in the middle of adding this one
                 QTimer.singleShot(0, self._open_main)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        super().hideEvent(event)
-        self._leave()
 
     def changeEvent(self, event: QEvent) -> None:
         """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""

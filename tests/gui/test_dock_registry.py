@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from napari_mlbseg.viewer.dock_registry import DockRegistry, docks, open_dock
+from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_dock
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -80,3 +80,33 @@ def test_loading_the_plots_leaves_the_handling_of_errors_alone():
         """
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_opened_from_the_menus_all_docks_work_together_through_napari_s_proxies(make_napari_viewer, image, wait_for):
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    main = open_dock(viewer)  # as from the menu: napari gives plugins a proxy of the viewer
+    main.data.volume_rows[0].new.click()
+    viewer.layers["heart annotation"].data[3, 8:16, 8:16] = 1
+    main.controller.mark_clean(True, 3)
+    main.controller.go_to(3)
+    main.train.curves.click()
+    main.results.inspect.click()
+    curves, inspector = (
+        next(dock for name, dock in viewer.window.dock_widgets.items() if name.startswith(wanted))
+        for wanted in (CURVES, INSPECTOR)
+    )
+    assert inspector.controller is main.controller
+    wait_for(lambda: curves.controller is None)  # it lies behind the inspector, and listens to nothing
+    main.train.button.click()
+    job = main.controller.session.current_round.job
+    job.write("heart", (3,), weight_initial=0.25, weight_pseudo=0.5)
+    wait_for(lambda: inspector.body.isVisible(), 20)
+    viewer.cursor.position = (3, 10, 20)
+    wait_for(lambda: inspector.pixel.text().startswith("Row 10, column 20:  wⁿ 0.25,  wᵖ 0.50"))
+    inspector.mark.click()
+    assert "heart trusted by neither" in viewer.layers
+    inspector.mark.click()
+    assert "heart trusted by neither" not in viewer.layers
+    main.train.curves.click()
+    wait_for(lambda: curves.controller is main.controller and inspector.controller is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import nibabel
 import numpy as np
@@ -23,6 +24,12 @@ from napari_mlbseg.viewer.map_values import SliceMeans, VolumeMaps, histogram
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
 DONE = Finished(reason=FinishReason.TIME, steps=1, seconds=1)
+
+
+@pytest.fixture
+def wait_for(wait_for):
+    """With patience: three layers a volume have to come first, on a machine that does other things too."""
+    return partial(wait_for, seconds=20.0)
 
 
 @pytest.fixture
