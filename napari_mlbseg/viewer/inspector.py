@@ -177,7 +177,9 @@ class WeightInspectorDock(SideDock):
 
     def _on_event(self, event: Event) -> None:
         binding = self.binding
-        if isinstance(event, Preview) and binding is not None and event.volume == binding.image.name:
+        if not isinstance(event, Preview) or self.controller is None or binding is None:
+            return
+        if self.controller.results.origin_of(binding.image)[1] == event.volume:
             self._rewritten.update(event.slices)
             self._on_news()
 
@@ -230,7 +232,7 @@ class WeightInspectorDock(SideDock):
         binding = self.binding
         if binding is None or self.controller is None:
             return ""
-        shown = self.controller.results.round_of(binding.image)
+        shown, _ = self.controller.results.origin_of(binding.image)
         parts = [binding.image.name, *([f"round {shown.number}"] if shown is not None else [])]
         return ", ".join([*parts, "no slice in view" if self.z is None else f"slice {self.z}"])
 

@@ -102,25 +102,28 @@ class ResultLayers:
                 self._stale.discard((name, kind.key))
                 self._show(name, target, kind)
 
-    def maps(self, image: Image) -> dict[str, SliceReader]:
+    def readers_of(self, image: Image) -> dict[str, SliceReader]:
         """What can be read of the results of an image, by kind: of this round or, where it has written nothing yet, of
         the one before.
         """
-        target = self._target_of(image)
+        _, target = self._named_target(image)
         return dict(target.readers) if target is not None else {}
 
-    def has_slice(self, image: Image, key: str, z: int) -> bool:
-        """Whether slice `z` of a kind of result was written: one that was not reads as 0."""
-        target = self._target_of(image)
+    def was_written(self, image: Image, key: str, z: int) -> bool:
+        """Whether slice `z` of a kind of result was ever written: one that was not reads as 0."""
+        _, target = self._named_target(image)
         reader = target.readers.get(key) if target is not None else None
         return reader is not None and isinstance(reader.read, _Patchwork) and reader.read.has(z)
 
-    def round_of(self, image: Image) -> Round | None:
-        """The round that results of an image come from or will come from."""
-        return self._round if self._target_of(image) is not None else None
+    def origin_of(self, image: Image) -> tuple[Round | None, str]:
+        """The round that results of an image come from, and the name of its volume there; None and an empty text where
+        there is none.
+        """
+        name, target = self._named_target(image)
+        return (self._round, name) if target is not None else (None, "")
 
-    def _target_of(self, image: Image) -> _Target | None:
-        return next((target for target in self._targets.values() if target.binding.image == image), None)
+    def _named_target(self, image: Image) -> tuple[str, _Target | None]:
+        return next(((n, target) for n, target in self._targets.items() if target.binding.image == image), ("", None))
 
     def is_visible(self, key: str) -> bool:
         """Whether a layer of that kind is shown."""

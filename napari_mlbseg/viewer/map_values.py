@@ -16,6 +16,8 @@ from napari_mlbseg.viewer.result_kinds import RESULT_KINDS, ResultKind
 if TYPE_CHECKING:
     from napari.layers import Image
 
+    from napari_mlbseg.session import Round
+
 __all__ = ["MAP_KINDS", "SliceMeans", "VolumeMaps", "histogram"]
 
 #: Kinds of result that are maps of weights, by key.
@@ -34,16 +36,20 @@ class VolumeMaps:
     image: Image
     results: ResultLayers
     readers: Mapping[str, SliceReader]
+    round: Round | None
 
     @classmethod
     def of(cls, results: ResultLayers, image: Image) -> VolumeMaps | None:
         """Those of an image, or None where nothing was weighed yet."""
-        readers = results.maps(image)
-        return cls(image, results, readers) if set(MAP_KINDS) <= set(readers) else None
+        readers = results.readers_of(image)
+        shown, _ = results.origin_of(image)
+        return cls(image, results, readers, shown) if set(MAP_KINDS) <= set(readers) else None
 
     def reads_like(self, other: VolumeMaps | None) -> bool:
-        """Whether `other` reads the same arrays, whatever their pixels are by now."""
-        return other is not None and all(self.readers[key] is other.readers.get(key) for key in MAP_KINDS)
+        """Whether `other` reads the same arrays of the same round, whatever their pixels are by now."""
+        if other is None or self.round is not other.round:
+            return False
+        return all(self.readers[key] is other.readers.get(key) for key in MAP_KINDS)
 
     @property
     def slice_axis(self) -> int:
@@ -57,7 +63,7 @@ class VolumeMaps:
 
     def has(self, z: int) -> bool:
         """Whether slice `z` was weighed."""
-        return all(self.results.has_slice(self.image, key, z) for key in ("weight_initial", "weight_pseudo"))
+        return all(self.results.was_written(self.image, key, z) for key in ("weight_initial", "weight_pseudo"))
 
     def slice(self, z: int) -> dict[str, np.ndarray] | None:
         """All maps of slice `z`, (Y, X), or None if it was not weighed yet."""

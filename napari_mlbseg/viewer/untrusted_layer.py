@@ -63,7 +63,6 @@ class UntrustedLayer:
         if layer is None:
             layer = self._insert(SliceReader(untrusted(maps, threshold), shape, np.uint8, maps.slice_axis), binding)
         layer.data.read_from(untrusted(maps, threshold))
-        layer.data.keeps = maps  # and with it the round whose files are read
         layer.metadata[METADATA_KEY]["threshold"] = threshold
         layer.refresh(extent=False)
 

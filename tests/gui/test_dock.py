@@ -490,7 +490,6 @@ def test_opening_the_dock_imports_no_torch_and_takes_less_than_half_a_second():
 
 def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     from napari_mlbseg.viewer import commands
-    from napari_mlbseg.viewer.dock_registry import open_dock
 
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, name="heart")
@@ -499,7 +498,7 @@ def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     viewer.dims.set_point(0, 3)
     commands.mark_slice_clean(viewer)
     commands.train(viewer)
-    session = open_dock(viewer).controller.session
+    session = commands._dock(viewer).controller.session
     assert session.state is SessionState.RUNNING
     assert session.current_round.task.volumes[0].clean_slices == (3,)
     commands.train(viewer)  # one at a time
