@@ -87,9 +87,10 @@ class CurvesDock(SideDock):
             session = self.controller.session
             self.listen(session.round_started, self._on_news)
             self.listen(session.event_received, self._on_event)
-            scores_changed = getattr(session, "scores_changed", None)
-            if scores_changed is not None:
-                self.listen(scores_changed, self._on_news)
+            for name in ("scores_changed", "rounds_changed"):
+                signal = getattr(session, name, None)
+                if signal is not None:
+                    self.listen(signal, self._on_news)
         self._refresh()
 
     def on_left(self) -> None:
