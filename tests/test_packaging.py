@@ -61,11 +61,21 @@ def test_defaults_of_the_settings_are_those_of_the_parameters():
     assert set(training["preset"].enum) == set(PRESETS)
 
 
+def test_the_docks_beside_the_main_one_are_widgets_under_the_names_that_open_them():
+    contributions = PluginManifest.from_file(MANIFEST).contributions
+    names = {widget.command: widget.display_name for widget in contributions.widgets}
+    registry = import_module("napari_mlbseg.viewer.dock_registry")
+    assert names["napari-mlbseg.curves"] == registry.CURVES
+    assert names["napari-mlbseg.inspector"] == registry.INSPECTOR
+    in_menus = {item.command for items in contributions.menus.values() for item in items}
+    assert {"napari-mlbseg.curves", "napari-mlbseg.inspector"} <= in_menus
+
+
 def test_no_qt_binding_is_required():
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     required = setup["options"]["install_requires"].lower()
-    assert not [binding for binding in ("pyqt", "pyside", "napari[") if binding in required]
+    assert not [binding for binding in ("pyqt5", "pyqt6", "pyside", "napari[") if binding in required]
     assert "napari[all]" in setup["options.extras_require"]["all"]
 
 

@@ -6,6 +6,7 @@ import napari.viewer
 
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.dock import MLBSegDock
+from napari_mlbseg.viewer.dock_registry import open_dock
 
 __all__ = [
     "accept",
@@ -92,6 +93,5 @@ def export_session(viewer: napari.viewer.Viewer) -> None:
 
 
 def find_dock(viewer: napari.viewer.Viewer) -> MLBSegDock:
-    """The dock of this viewer."""
-    _, dock = viewer.window.add_plugin_dock_widget("napari-mlbseg", "MLB-Seg")
-    return dock
+    """The dock of this viewer, opened if there is none."""
+    return open_dock(viewer)

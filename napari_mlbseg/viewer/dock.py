@@ -13,6 +13,7 @@ from napari_mlbseg.session import Round, SegmentationSession
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
+from napari_mlbseg.viewer.dock_registry import docks
 from napari_mlbseg.viewer.panel import in_reading_order
 from napari_mlbseg.viewer.results_panel import ResultsPanel
 from napari_mlbseg.viewer.review_panel import ReviewPanel
@@ -60,6 +61,7 @@ class MLBSegDock(QWidget):
         controller, panels = self.controller, self.panels
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _end(controller, panels))
+        docks.add(self)
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -128,3 +130,4 @@ def _end(controller: DockController, panels: tuple[Panel, ...]) -> None:
     for panel in panels:
         panel.deafen()
     controller.close()
+    docks.discard(controller)

@@ -157,6 +157,29 @@ class ResultLayers:
                 self._stale.discard((name, kind.key))
                 self._show(name, target, kind)
 
+    def readers_of(self, image: Image) -> dict[str, SliceReader]:
+        """What can be read of the results of an image, by kind: of this round or, where it has written nothing yet, of
+        the one before.
+        """
+        _, target = self._named_target(image)
+        return dict(target.readers) if target is not None else {}
+
+    def was_written(self, image: Image, key: str, z: int) -> bool:
+        """Whether slice `z` of a kind of result was ever written: one that was not reads as 0."""
+        _, target = self._named_target(image)
+        reader = target.readers.get(key) if target is not None else None
+        return reader is not None and isinstance(reader.read, _Patchwork) and reader.read.has(z)
+
+    def origin_of(self, image: Image) -> tuple[Round | None, str]:
+        """The round that results of an image come from, and the name of its volume there; None and an empty text where
+        there is none.
+        """
+        name, target = self._named_target(image)
+        return (self._round, name) if target is not None else (None, "")
+
+    def _named_target(self, image: Image) -> tuple[str, _Target | None]:
+        return next(((n, target) for n, target in self._targets.items() if target.binding.image == image), ("", None))
+
     def is_visible(self, key: str) -> bool:
         """Whether a layer of that kind is shown."""
         return any(layer.visible for kind, layer in self if kind.key == key)
@@ -320,6 +343,12 @@ class _Patchwork:
     written: list[set[int]]  # live: grows with every Preview
     before: Reader | None
     dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+
+    def has(self, z: int) -> bool:
+        """Whether slice `z` was written, in this round or before."""
+        if all(z in written for written in self.written):
+            return True
+        return isinstance(self.before, _Patchwork) and self.before.has(z)
 
     def __call__(self, slices: slice) -> np.ndarray:
         """Slices ``start:stop``, (n, Y, X)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import QCheckBox, QPushButton
 
 from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.dock_registry import INSPECTOR, open_beside
 from napari_mlbseg.viewer.panel import Panel, hint
 from napari_mlbseg.viewer.result_kinds import RESULT_KINDS
 
@@ -17,6 +18,7 @@ class ResultsPanel(Panel):
 
     def __init__(self, controller: DockController) -> None:
         super().__init__("Results")
+        self._controller = controller
         self._results = controller.results
         self.boxes: dict[str, QCheckBox] = {}
         self.empty = hint("They appear here, and as layers, soon after you press Train.")
@@ -27,8 +29,15 @@ class ResultsPanel(Panel):
             box.toggled.connect(self._on_toggled)
             self.boxes[kind.key] = box
             self.rows.addWidget(box)
+        self.inspect = QPushButton("Inspect &weights")
+        self.inspect.setToolTip("Read the weights pixel by pixel, as a histogram and along the slices; save the maps.")
+        self.inspect.clicked.connect(self._on_inspect)
+        self.rows.addWidget(self.inspect, alignment=Qt.AlignmentFlag.AlignRight)
         self.listen(self._results.changed, self._on_changed)
         self._on_changed()
+
+    def _on_inspect(self) -> None:
+        open_beside(self._controller.viewer, INSPECTOR)
 
     def _on_toggled(self, checked: bool) -> None:
         sender = self.sender()

@@ -205,7 +205,7 @@ class SliceStrip(QWidget):
             return 0 if key == Qt.Key.Key_Home else state.n_slices - 1
         if key == Qt.Key.Key_S:
             order = list(state.suggested)
-            after = order.index(current) + 1 if current in state.suggested else 0
+            after = order.index(current) + 1 if current is not None and current in order else 0
             return order[after % len(order)] if order else None
         if current is None:
             return None

@@ -13,6 +13,7 @@ from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.dock_registry import CURVES, open_beside
 from napari_mlbseg.viewer.form import ConfigForm, FieldEditor
 from napari_mlbseg.viewer.layer_combo import LayerCombo
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
@@ -38,6 +39,8 @@ class TrainPanel(Panel):
         self.given: list[LayerCombo] = []
         self.button = QPushButton("&Train")
         self.button.setToolTip("Learn from the clean slices and segment all the others.")
+        self.curves = QPushButton("Curv&es")
+        self.curves.setToolTip("See how the losses fall, which labels are trusted, and how good every round was.")
         self.stage = WrappedLabel()
         self.bar = QProgressBar(textVisible=False, maximum=1000)
         self.bar.setFixedHeight(8)
@@ -62,7 +65,12 @@ class TrainPanel(Panel):
         self.rows.addLayout(form)
         self.button.setMinimumHeight(34)
         self.button.setStyleSheet("QPushButton { font-weight: bold; }")
-        for widget in (self.given_rows, self.button, self.stage, self.bar, self.device, self.complaint, self.advanced):
+        row = QHBoxLayout()
+        row.addWidget(self.button, stretch=1)
+        row.addWidget(self.curves)
+        self.rows.addWidget(self.given_rows)
+        self.rows.addLayout(row)
+        for widget in (self.stage, self.bar, self.device, self.complaint, self.advanced):
             self.rows.addWidget(widget)
 
     def _connect(self) -> None:
@@ -70,6 +78,7 @@ class TrainPanel(Panel):
             editor.changed.connect(self._on_edited)
         self.form.changed.connect(self._on_edited)
         self.button.clicked.connect(self._on_button)
+        self.curves.clicked.connect(self._on_curves)
         self.listen(self._session.config_changed, self._on_config_changed)
         self.listen(self._session.state_changed, self._on_state_changed)
         self.listen(self._session.round_started, self._on_started)
@@ -98,6 +107,9 @@ class TrainPanel(Panel):
             self._controller.start()
         else:
             self._controller.stop()
+
+    def _on_curves(self) -> None:
+        open_beside(self._controller.viewer, CURVES)
 
     def _on_given(self, layer: Labels | None) -> None:
         row = self.given.index(self.sender())

@@ -1,0 +1,185 @@
+"""A dock beside *MLB-Seg*: it follows the session while it is seen, and costs nothing while it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from napari_mlbseg.viewer.dock_registry import docks, open_dock
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_mlbseg.viewer.controller import DockController
+
+__all__ = ["Connections", "SideDock"]
+
+
+_WIDTH, _HEIGHT = 330, 600  # pixels; that of the dock MLB-Seg, so that the image keeps its place
+
+
+class Connections:
+    """Connected signals, of psygnal or napari, to be let go of together."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Any, Callable[..., None]]] = []
+
+    def make(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Connect a signal."""
+        signal.connect(slot)
+        self._made.append((signal, slot))
+
+    def drop(self) -> None:
+        """Disconnect all of them. Safe to call more than once."""
+        while self._made:
+            signal, slot = self._made.pop()
+            signal.disconnect(slot)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+class SideDock(QWidget):
+    """What the docks beside *MLB-Seg* have in common.
+
+    While it is seen, `controller` is that of the viewer's dock *MLB-Seg*, or None where that was closed. A subclass
+    connects with `listen` in `on_followed`, which comes with every new controller, and ends in `on_left` what else it
+    began there. It puts its widgets into `column`.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.controller: DockController | None = None
+        self._connections = Connections()
+        self._looking = Connections()
+        self._was_shown = False
+        self._holder: QWidget | None = None
+        content = QWidget()
+        self.column = QVBoxLayout(content)
+        self.column.setContentsMargins(8, 6, 8, 6)
+        self.column.setSpacing(6)
+        scroll = QScrollArea(widgetResizable=True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll)
+        self.setMinimumWidth(_WIDTH)
+        connections = (self._connections, self._looking)
+        # with the window, the dock is destroyed without being told; by then only these are still there
+        self.destroyed.connect(lambda *_: _drop(connections))
+
+    def sizeHint(self) -> QSize:
+        return QSize(_WIDTH, _HEIGHT)
+
+    def on_followed(self) -> None:
+        """Show what there is, and listen to what comes."""
+        raise NotImplementedError
+
+    def on_left(self) -> None:
+        """Stop what does not stop by itself."""
+
+    def on_ended(self) -> None:
+        """The dock was closed, not only hidden."""
+
+    def on_theme_changed(self) -> None:
+        """Take on the colours of the viewer's theme; also called before the dock is first seen."""
+
+    def listen(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Connect a signal for as long as the dock is seen and the controller stays the same."""
+        self._connections.make(signal, slot)
+
+    @property
+    def is_following(self) -> bool:
+        """Whether signals of a session reach this dock."""
+        return len(self._connections) > 0
+
+    # -- seen or not ---------------------------------------------------------------------------------------------
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._watch_holder()
+        self._appear()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._leave()
+
+    def _watch_holder(self) -> None:
+        """Listen to the QDockWidget around this: Qt does not hide one behind other tabs, it only says so."""
+        holder = self.parentWidget()
+        while holder is not None and not isinstance(holder, QDockWidget):
+            holder = holder.parentWidget()
+        if holder is not None and holder is not self._holder:
+            holder.visibilityChanged.connect(self._on_holder_seen)
+        self._holder = holder
+
+    def _on_holder_seen(self, is_seen: bool) -> None:
+        if is_seen and self.isVisible():
+            self._appear()
+        elif not is_seen:
+            self._leave()
+
+    def _appear(self) -> None:
+        """Follow the session, unless that is so already."""
+        if not len(self._looking):
+            self._looking.make(docks.changed, self._on_docks_changed)
+            self._looking.make(self.viewer.events.theme, self._on_theme_changed)
+            self.on_theme_changed()
+            self._follow()
+        if not self._was_shown:
+            self._was_shown = True
+            if self.controller is None:  # not at once: napari is in the middle of adding this one
+                QTimer.singleShot(0, self._open_main)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            QTimer.singleShot(0, self._on_taken_out)
+
+    def _on_taken_out(self) -> None:
+        if self.parent() is None:  # and not just moved elsewhere
+            self._leave()
+            self.on_ended()
+            self.deleteLater()
+
+    def _open_main(self) -> None:
+        if len(self._looking) and docks.find(self.viewer) is None:
+            open_dock(self.viewer)
+
+    def _follow(self) -> None:
+        found = docks.find(self.viewer)
+        self.controller = found.controller if found is not None else None
+        self.on_followed()
+
+    def _leave(self) -> None:
+        self._looking.drop()
+        self._connections.drop()
+        self.on_left()
+        self.controller = None
+
+    def _on_docks_changed(self) -> None:
+        found = docks.find(self.viewer)
+        if (found.controller if found is not None else None) is not self.controller:
+            self._connections.drop()
+            self.on_left()
+            self._follow()
+
+    def _on_theme_changed(self, event: Any = None) -> None:
+        self.on_theme_changed()
+
+
+def _drop(connections: tuple[Connections, ...]) -> None:
+    for made in connections:
+        made.drop()
