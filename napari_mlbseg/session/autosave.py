@@ -112,6 +112,13 @@ class Autosave:
             kept.touched = time.monotonic()
             kept.watcher.touch(z)
 
+    def note(self, uid: str, z: int, digest: str) -> None:
+        """Slice `z` has this fingerprint now: known at once, so that what is painted next is told apart from it."""
+        kept = self._kept.get(uid)
+        if kept is not None and kept.watcher.digests[z] != digest:
+            kept.watcher.digests[z] = digest
+            kept.dirty.add(z)
+
     def touch_record(self, wake: bool = False) -> None:
         """Something else changed that the record holds; `wake` if it is worth a folder by itself."""
         self._record_is_stale = True

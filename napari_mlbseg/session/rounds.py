@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from napari_mlbseg.session.records import RoundRecord, SliceScore
 from napari_mlbseg.session.scores import mean_dice, mean_hd95
 from napari_mlbseg.session.storage import folder_bytes
 from napari_mlbseg.task import SegmentationTask
+
+if TYPE_CHECKING:
+    from napari_mlbseg.engine.suspicious import SuspiciousPlace
 
 __all__ = ["Check", "Round"]
 
@@ -39,6 +43,8 @@ class Round:
         Volume name -> statistic -> value of each slice, nan where unknown.
     predicted : dict of str to set of int
         Volume name -> slices of which there is a prediction.
+    places : dict of str to list of (int, SuspiciousPlace)
+        Volume uid -> slice and place where the other clean slices contradict what was painted, the worst first.
     bytes_used : int, optional
         Size of its files; None until somebody has measured it.
     """
@@ -50,6 +56,7 @@ class Round:
     events: list[Event] = field(default_factory=list)
     scores: dict[tuple[str, int], SliceScore] = field(default_factory=dict)
     statistics: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    places: dict[str, list[tuple[int, SuspiciousPlace]]] = field(default_factory=dict)
     predicted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     bytes_used: int | None = None
 
@@ -125,6 +132,26 @@ class Round:
         wrong, shown = known["uncertainty"], known["foreground"]
         usual = np.median(shown[shown > 0]) if (shown > 0).any() else 1.0
         return wrong / (2 * np.fmax(shown, 0.1 * usual) + wrong)
+
+    def find_places(self) -> dict[str, list[tuple[int, SuspiciousPlace]]]:
+        """Read where to look again, as `places`; takes time."""
+        from napari_mlbseg.engine.suspicious import (
+            suspicious_places,  # brings scipy, which the window need not wait for
+        )
+
+        found: dict[str, list[tuple[int, SuspiciousPlace]]] = {}
+        labels = {volume.name: volume.labels for volume in self.task.volumes}
+        for uid, name in self.record.names.items():
+            doubt = self.job.folder.results(name).get("label_doubt")
+            if doubt is None:
+                continue
+            places = [
+                (z, place)
+                for z in self.record.clean.get(uid, ())
+                for place in suspicious_places(np.asarray(doubt[z]), np.asarray(labels[name][z]))
+            ]
+            found[uid] = sorted(places, key=lambda pair: -pair[1].strength)
+        return found
 
     def measure(self) -> int:
         """Bytes of its files on the disk."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from psygnal import Signal
@@ -33,6 +34,9 @@ from napari_mlbseg.session.suggest import Suggestion, rank_slices
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.session.watcher import SliceWatcher
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
+
+if TYPE_CHECKING:
+    from napari_mlbseg.engine.suspicious import SuspiciousPlace
 
 __all__ = ["SegmentationSession", "SessionState"]
 
@@ -80,6 +84,7 @@ class SegmentationSession:
     rounds_changed = Signal()  # one came, went, ended or was measured
     round_shown = Signal(object)  # Round or None: this one's results are to be seen now
     scores_changed = Signal()
+    places_changed = Signal()  # it is known where to look again
     folder_changed = Signal()
     saving_changed = Signal(str)  # a sentence while nothing can be saved; empty: all is well again
 
@@ -185,8 +190,10 @@ class SegmentationSession:
         acceptances = volume.marks.accepted.setdefault(z, [])
         acceptances.append(Acceptance(round=round_number, before=before, after=after))
         volume.marks.rejected.discard(z)
+        self._saver().note(volume.uid, z, after)
         self._marked(volume)
         self.touch(name, z)
+        self.painted_changed.emit(name)
 
     def provenance(self, name: str, z: int) -> Provenance:
         """Where what is painted on slice `z` came from."""
@@ -367,6 +374,7 @@ class SegmentationSession:
             self._set_state(SessionState.IDLE)
             self._touch_record()
             self._measure()
+            self._find_places(self.shown_round)
             self.rounds_changed.emit()
         self.event_received.emit(event)
 
@@ -391,6 +399,7 @@ class SegmentationSession:
         self.restored = self.round(number)
         self.config = self.restored.task.config
         self._touch_record()
+        self._find_places(self.restored)
         self.rounds_changed.emit()
         self.round_shown.emit(self.restored)
 
@@ -513,6 +522,7 @@ class SegmentationSession:
         if last is not None and not last.job.state.is_final:
             self._begin(last)
         elif self.shown_round is not None:
+            self._find_places(self.shown_round)
             self.round_shown.emit(self.shown_round)
 
     def close(self) -> None:
@@ -684,6 +694,17 @@ class SegmentationSession:
 
             if past.bytes_used is None and past.job.state.is_final:
                 self._saver().background.submit(past.measure, known)
+
+    def _find_places(self, past: Round | None) -> None:
+        """Ask where to look again, if that was not asked yet."""
+        if past is None or past.places or not past.job.state.is_final or not past.has_results:
+            return
+
+        def known(places: dict[str, list[tuple[int, SuspiciousPlace]]]) -> None:
+            past.places = places
+            self.places_changed.emit()
+
+        self._saver().background.submit(past.find_places, known)
 
     def _set_state(self, state: SessionState) -> None:
         if state is not self._state:

@@ -65,6 +65,7 @@ class ResultLayers:
             target = _Target(binding, slice_axis)
             if same is not None:
                 target.layers, target.readers = same.layers, same.readers if same.slice_axis == slice_axis else {}
+                target.forget_what_does_not_carry_over()
                 earlier.remove(same)
             self._targets[name] = target
         for left_over in earlier:  # of an image that is no longer trained on: its layers are the user's now
@@ -110,10 +111,10 @@ class ResultLayers:
 
     def has_slice(self, binding: VolumeBinding, key: str, z: int) -> bool:
         """Whether a slice of a kind of result is there to be shown."""
-        target, kind = self._target_of(binding), _kind(key)
+        target = self._target_of(binding)
         if target is None or key not in target.sources:
             return False
-        return target.sources[key].before is not None or all(z in target.written[array] for array in kind.arrays)
+        return target.sources[key].has(z)
 
     def slice_of(self, binding: VolumeBinding, key: str, z: int) -> np.ndarray | None:
         """A slice of a kind of result as it is shown, (Y, X); None where the slice was not written yet."""
@@ -323,6 +324,15 @@ class _Target:
         self.arrays: dict[str, Any] = {}  # this and the following: of this round only
         self.sources: dict[str, _Patchwork] = {}
         self.written: dict[str, set[int]] = defaultdict(set)
+
+    def forget_what_does_not_carry_over(self) -> None:
+        """Show nothing of kinds whose earlier values would mislead, until this round writes its own."""
+        for kind in RESULT_KINDS:
+            if not kind.carries_over and self.readers.pop(kind.key, None) is not None and kind.key in self.layers:
+                layer = self.layers[kind.key]
+                shape = [n for axis, n in enumerate(layer.data.shape) if axis != layer.data.slice_axis]
+                layer.data.read_from(lambda slices, shape=tuple(shape): np.zeros((slices.stop - slices.start, *shape)))
+                layer.refresh(extent=False)
 
     def open(self, kind: ResultKind, before: SliceReader | None) -> None:
         """Begin to read a kind of result from this round; slices that are not there yet come from `before`."""

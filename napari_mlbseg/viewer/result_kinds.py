@@ -48,6 +48,8 @@ class ResultKind:
     options : mapping
         How the layer looks at first; a labels layer has no colormap here, it takes the annotation's.
     is_labels : bool
+    carries_over : bool
+        Whether slices that a round has not written yet are shown as the round before left them.
     """
 
     key: str
@@ -58,6 +60,7 @@ class ResultKind:
     reader: Callable[[Mapping[str, Any]], Reader]
     options: Mapping[str, Any] = field(default_factory=dict)
     is_labels: bool = False
+    carries_over: bool = True
 
 
 def _map(colormap: Any, limits: tuple[float, float]) -> dict[str, Any]:
@@ -131,6 +134,7 @@ RESULT_KINDS = (
         "stroke too many, another structure's label. From 0 (they agree) to 1 (they are certain of another label); "
         "dark on slices that are not clean. It also errs: look, then decide.",
         arrays=("label_doubt",),
+        carries_over=False,
         reader=lambda arrays: as_is(arrays["label_doubt"]),
         options=_map(_EMBER, (0.0, 1.0)),
     ),

@@ -43,6 +43,11 @@ class ReviewPanel(Panel):
         self.go = QPushButton(with_key("Go there", "next_suggestion"))
         self.skip = QPushButton("S&kip")
         self.skip.setToolTip("Suggest another slice instead.")
+        self.again = QPushButton()
+        self.again.setToolTip(
+            "<p>Places where your other clean slices contradict what you painted on a clean slice, the worst first. "
+            "It also errs: look, then decide.</p>"
+        )
         self._lay_out()
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self._settle.timeout.connect(self._show)
@@ -68,6 +73,7 @@ class ReviewPanel(Panel):
         row.addWidget(self.skip)
         inner.addLayout(row)
         self.rows.addWidget(self.box)
+        self.rows.addWidget(self.again)
 
     def _connect(self) -> None:
         session = self._controller.session
@@ -77,6 +83,8 @@ class ReviewPanel(Panel):
         self.over.toggled.connect(self._on_over)
         self.go.clicked.connect(self._reviewer.go_to_suggestion)
         self.skip.clicked.connect(self._reviewer.skip_suggestion)
+        self.again.clicked.connect(self._reviewer.look_again)
+        self.listen(session.places_changed, self._on_news)
         self.listen(self._controller.slice_changed, self._show)
         self.listen(self._controller.layers_changed, self._show)
         for signal in (session.clean_changed, session.painted_changed, session.event_received, session.round_shown):
@@ -102,6 +110,9 @@ class ReviewPanel(Panel):
         self.reject.setEnabled(is_there)
         self.region.setEnabled(is_there)
         self.status.setText(self._words(z, is_there))
+        places = self._reviewer.places()
+        self.again.setVisible(bool(places))
+        self.again.setText(f"&Look again at {len(places)} place{'s' if len(places) > 1 else ''} you painted")
         suggestion = self._reviewer.suggestion()
         self.box.setVisible(suggestion is not None)
         if suggestion is not None:

@@ -16,6 +16,7 @@ from napari_mlbseg.viewer.binding import METADATA_KEY, transform_of
 if TYPE_CHECKING:
     from napari.layers import Labels
 
+    from napari_mlbseg.engine.suspicious import SuspiciousPlace
     from napari_mlbseg.viewer.binding import VolumeBinding
     from napari_mlbseg.viewer.controller import DockController
 
@@ -34,6 +35,7 @@ class Reviewer:
 
     def __init__(self, controller: DockController) -> None:
         self._controller = controller
+        self._place = -1  # number of the place that was looked at again last
         self.over_painted = False  # whether accepting also replaces what is painted
 
     # -- the prediction of the slice in view ---------------------------------------------------------------------
@@ -140,6 +142,35 @@ class Reviewer:
         binding, suggestion = self._controller.current, self.suggestion()
         if binding is not None and suggestion is not None:
             self._controller.session.skip(binding.image.name, suggestion.slice)
+
+    # -- look again ----------------------------------------------------------------------------------------------
+
+    def places(self) -> list[tuple[int, SuspiciousPlace]]:
+        """Slices and places of the current volume where the other clean slices contradict what is painted.
+
+        Only of slices that are still clean: what was corrected since is not asked for again after the next training.
+        """
+        binding, shown = self._controller.current, self._controller.session.shown_round
+        if binding is None or shown is None or shown.record.slice_axes.get(binding.uid) != self._controller.slice_axis:
+            return []
+        clean = self._controller.clean_slices(binding)
+        return [(z, place) for z, place in shown.places.get(binding.uid, []) if z in clean]
+
+    def look_again(self) -> None:
+        """Go to the next such place, in the middle of the view, with the map shown."""
+        binding, places = self._controller.current, self.places()
+        if binding is None or not places:
+            self._controller.complained.emit("There is no place to look at again.")
+            return
+        self._place = (self._place + 1) % len(places)
+        z, place = places[self._place]
+        self._controller.go_to(z)
+        self._controller.results.set_visible("label_doubt", True)
+        position = list(place.centre)
+        position.insert(self._controller.slice_axis, z)
+        world = binding.image.data_to_world(position)
+        viewer = self._controller.viewer
+        viewer.camera.center = tuple(world[axis] for axis in viewer.dims.displayed)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -16,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_mlbseg.session import Round, SessionState
-from napari_mlbseg.session.scores import advice, mean_dice, mean_hd95
+from napari_mlbseg.session.scores import advice
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 from napari_mlbseg.viewer.words import clock, size
@@ -168,12 +169,17 @@ class RoundsPanel(Panel):
 
     def _show_estimate(self) -> None:
         left_out = self._session.left_out
-        dice, distance = mean_dice(left_out), mean_hd95(left_out)
-        self.estimate.setVisible(dice is not None)
-        if dice is not None:
-            slices = "1 clean slice" if len(left_out) == 1 else f"{len(left_out)} clean slices"
-            far = f", HD95 {distance:.1f} {left_out[0].unit}" if distance is not None else ""
-            self.estimate.setText(f"Leaving one out: Dice {dice:.3f}{far} over {slices}, each after a short training.")
+        dice = [score.dice for score in left_out]
+        self.estimate.setVisible(bool(dice))
+        if dice:
+            # the median: the first and the last slice, beyond which nothing is known, are often missed altogether
+            far = [score.hd95 for score in left_out if score.hd95 is not None]
+            distance = f", HD95 {median(far):.1f} {left_out[0].unit}" if far else ""
+            lowest = min(left_out, key=lambda score: score.dice)
+            self.estimate.setText(
+                f"Leaving one of {len(dice)} clean slices out, after short trainings: median Dice {median(dice):.3f}"
+                f"{distance}; lowest {lowest.dice:.3f} on slice {lowest.slice}."
+            )
 
     def _show_buttons(self) -> None:
         idle, chosen = self._session.state is SessionState.IDLE, self.chosen()
