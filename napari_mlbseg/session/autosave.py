@@ -116,7 +116,7 @@ class Autosave:
         """Slice `z` has this fingerprint now: known at once, so that what is painted next is told apart from it."""
         kept = self._kept.get(uid)
         if kept is not None and kept.watcher.digests[z] != digest:
-            kept.watcher.digests[z] = digest
+            kept.watcher.note(z, digest)
             kept.dirty.add(z)
 
     def touch_record(self, wake: bool = False) -> None:
@@ -192,8 +192,7 @@ class Autosave:
         SessionError
             If another window has the folder open.
         """
-        for kept in self._kept.values():
-            self._look(kept, float("inf"))
+        self.look()
         self._not_before, self.is_awake = 0.0, True
         end = time.monotonic() + seconds
         self._record_is_stale = True
@@ -204,6 +203,11 @@ class Autosave:
                 raise TimeoutError(0, "the disk does not answer")
             if self.problem:
                 raise self._error or OSError(self.problem)
+
+    def look(self) -> None:
+        """Compare all slices now."""
+        for kept in self._kept.values():
+            self._look(kept, float("inf"))
 
     def close(self, seconds: float = 10.0) -> None:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
@@ -217,7 +221,7 @@ class Autosave:
 
     def holds_lock(self) -> None:
         """The folder was locked for this process already."""
-        self._locked = self.is_awake = True
+        self._locked = True
 
     def move(self, folder: SessionFolder, keep: bool) -> None:
         """Go on in another folder, which must not be there yet.

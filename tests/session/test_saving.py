@@ -301,3 +301,43 @@ def test_images_by_reference_are_found_again_when_both_moved(tmp_path, settle):
     write_nifti(tmp_path / "heart.nii.gz", volume.image.T[:, :, :4], "IJK", grid)
     with pytest.raises(SessionError, match="has shape 4 x 16 x 20 now"):
         load_session(moved, found)
+
+
+def test_a_folder_that_is_read_only_can_be_opened_and_says_so(saved, settle, monkeypatch):
+    saved.touch("heart")
+    settle(saved)
+    path = saved.folder
+    saved.close()
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("napari_mlbseg.session.storage.write_atomically", refuse)
+    again = reopen(path)
+    heard = []
+    again.saving_changed.connect(heard.append)
+    assert again.volume("heart").annotation[1].any()
+    again.volume("heart").annotation[3, 3, 3] = 1
+    again.touch("heart", 3)
+    with pytest.raises(PermissionError):
+        again.save()
+    assert "Permission denied" in heard[-1]
+    monkeypatch.undo()
+    again.save()
+    assert stored(again)[3, 3, 3] == 1
+    again.close()
+
+
+def test_classes_are_known_without_searching_the_whole_annotation(saved, settle):
+    volume = saved.volume("heart")
+    settle(saved)
+    saved.poll()
+    assert saved.known_classes() == [2]
+    volume.annotation[5, 0, 0] = 7
+    saved.touch("heart", 5)
+    settle(saved)
+    assert saved.known_classes() == [2, 7]
+    volume.annotation[5] = 0
+    saved.touch("heart", 5)
+    settle(saved)
+    assert saved.known_classes() == [2]
