@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
+from napari_mlbseg.events import Event, HeldOut, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.job import Job, JobState
+from napari_mlbseg.jobs.job import Job
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session import home
 from napari_mlbseg.session.autosave import Autosave
@@ -28,7 +27,7 @@ from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
 from napari_mlbseg.session.records import RoundRecord, SessionError, SliceScore
 from napari_mlbseg.session.rounds import Check, Round
-from napari_mlbseg.session.scores import score_slice
+from napari_mlbseg.session.shelf import RoundShelf
 from napari_mlbseg.session.storage import SUFFIX, SessionFolder
 from napari_mlbseg.session.suggest import Suggestion, rank_slices
 from napari_mlbseg.session.volume import AnnotatedVolume
@@ -36,7 +35,7 @@ from napari_mlbseg.session.watcher import SliceWatcher
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 
 if TYPE_CHECKING:
-    from napari_mlbseg.engine.suspicious import SuspiciousPlace
+    pass
 
 __all__ = ["SegmentationSession", "SessionState"]
 
@@ -96,8 +95,10 @@ class SegmentationSession:
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
         self._check: Check | None = None
-        self.rounds: list[Round] = []
-        self.restored: Round | None = None
+        self._shelf = RoundShelf()
+        self._shelf.measured.connect(self._on_measured)
+        self._shelf.scored.connect(self._on_scored)
+        self._shelf.places_found.connect(self._on_places_found)
         self.left_out: list[SliceScore] = []
         self.warm_start = True
         if folder is not None:
@@ -169,7 +170,7 @@ class SegmentationSession:
         _put(volume.clean, z, clean)
         if clean:
             volume.marks.rejected.discard(z)
-        self._score(volume, z)
+        self._shelf.score(volume, z, self._saver().background)
         self._marked(volume)
 
     def set_rejected(self, name: str, z: int, rejected: bool = True) -> None:
@@ -254,16 +255,24 @@ class SegmentationSession:
         return self._state
 
     @property
+    def rounds(self) -> list[Round]:
+        """All rounds, oldest first."""
+        return self._shelf.rounds
+
+    @property
+    def restored(self) -> Round | None:
+        """The round that a person went back to; None: the latest is the one to go on from."""
+        return self._shelf.restored
+
+    @property
     def current_round(self) -> Round | None:
         """The latest round."""
-        return self.rounds[-1] if self.rounds else None
+        return self._shelf.latest
 
     @property
     def shown_round(self) -> Round | None:
         """The round whose results are to be seen: the restored one, else the latest that has any."""
-        if self.restored is not None:
-            return self.restored
-        return next((past for past in reversed(self.rounds) if past.has_results), self.current_round)
+        return self._shelf.shown
 
     @property
     def check(self) -> Check | None:
@@ -304,8 +313,8 @@ class SegmentationSession:
         task = self._resolve_idle(focus)
         saver = self._saver()
         saver.flush()
-        number = self._next_number()
-        base = self._warm_round(task)
+        number = self._shelf.next_number(saver.folder)
+        base = self._shelf.warm_for(task) if self.warm_start else None
         last = self.current_round
         job = LocalJob.create(
             saver.folder.round_path(number),
@@ -318,7 +327,7 @@ class SegmentationSession:
         job.start()
         started = Round(number=number, job=job, task=task, record=self._round_record(number, base))
         self.rounds.append(started)
-        self.restored = None
+        self._shelf.restored = None
         for volume in self:
             volume.marks.rejected.clear()  # said of a prediction that will be replaced
         self._begin(started)
@@ -375,8 +384,7 @@ class SegmentationSession:
         if is_terminal(event):
             self._set_state(SessionState.IDLE)
             self._touch_record()
-            self._measure()
-            self._find_places(self.shown_round)
+            self._appraise()
             self.rounds_changed.emit()
         self.event_received.emit(event)
 
@@ -398,21 +406,19 @@ class SegmentationSession:
             If a training is running.
         """
         self._refuse_while_running()
-        self.restored = self.round(number)
-        self.config = self.restored.task.config
+        self._shelf.restored = past = self.round(number)
+        self.config = past.task.config
         self._touch_record()
-        self._find_places(self.restored)
+        self._appraise()
         self.rounds_changed.emit()
-        self.round_shown.emit(self.restored)
+        self.round_shown.emit(past)
 
     def delete_round(self, number: int) -> None:
         """Delete a round and its files; raises as `restore`."""
         self._refuse_while_running()
         gone = self.round(number)
         was_shown = self.shown_round is gone
-        self.rounds.remove(gone)
-        if self.restored is gone:
-            self.restored = None
+        self._shelf.remove(gone)
         path = gone.job.folder.path
         self._saver().background.submit(lambda: shutil.rmtree(path, ignore_errors=True))
         self._touch_record()
@@ -423,10 +429,7 @@ class SegmentationSession:
 
     def round(self, number: int) -> Round:
         """The round of that number; raises KeyError."""
-        for past in self.rounds:
-            if past.number == number:
-                return past
-        raise KeyError(f"There is no round {number}.")
+        return self._shelf.get(number)
 
     # -- the folder ----------------------------------------------------------------------------------------------
 
@@ -512,8 +515,7 @@ class SegmentationSession:
         for each in loaded.volumes:
             if each.volume.is_annotated:
                 saver.adopt(each.volume, each.record.annotation, each.record.image)
-        self.rounds = _reopened(loaded.folder, loaded.record.rounds)
-        self.restored = next((r for r in self.rounds if r.number == loaded.record.restored), None)
+        self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored)
         self.left_out = list(loaded.record.left_out)
         self._check = None
         self.config = TrainingConfig.parse(loaded.record.config)
@@ -523,12 +525,11 @@ class SegmentationSession:
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()
-        self._measure()
+        self._appraise()
         last = self.current_round
         if last is not None and not last.job.state.is_final:
             self._begin(last)
         elif self.shown_round is not None:
-            self._find_places(self.shown_round)
             self.round_shown.emit(self.shown_round)
 
     def close(self) -> None:
@@ -615,11 +616,6 @@ class SegmentationSession:
         if self._state is not SessionState.IDLE:
             raise RuntimeError("A training is running: stop it first.")
 
-    def _next_number(self) -> int:
-        """A number that no round has, and no folder of one that was lost."""
-        on_disk = [int(p.name) for p in self._saver().folder.rounds_path.glob("*") if p.name.isdigit()]
-        return max([*(past.number for past in self.rounds), *on_disk], default=0) + 1
-
     def _round_record(self, number: int, base: Round | None) -> RoundRecord:
         saver = self._saver()
         watchers = {v.uid: saver.watcher(v.uid) for v in self}
@@ -659,83 +655,29 @@ class SegmentationSession:
             return
         volume.marks.note_change(z, old, new)
         if z in volume.clean:
-            self._score(volume, z)
+            self._shelf.score(volume, z, self._saver().background)
         self.painted_changed.emit(volume.name)
 
-    def _score(self, volume: AnnotatedVolume, z: int) -> None:
-        """Compare what the last round predicted for a slice that is clean now with what a person made of it."""
-        last = next((past for past in reversed(self.rounds) if past.job.state.is_final and past.has_results), None)
-        if last is None or last.saw(volume.uid, z) or last.record.slice_axes.get(volume.uid) != volume.slice_axis:
-            return
-        if z not in volume.clean:
-            if last.scores.pop((volume.uid, z), None) is not None:
-                self.scores_changed.emit()
-            return
-        name, saver = last.record.names[volume.uid], self._saver()
-        painted = np.array(volume.annotation_slice(z))
-        spacing = volume.in_plane_spacing
-        unchanged = volume.marks.provenance(z, slice_digest(painted)) is Provenance.ACCEPTED
+    def _appraise(self) -> None:
+        """Find out in the background what there is to know of the rounds."""
+        background = self._saver().background
+        self._shelf.measure(background)
+        self._shelf.find_places(self.shown_round, background)
 
-        def compare() -> SliceScore:
-            prediction = np.asarray(last.job.folder.results(name)["pseudo_labels"][z])
-            return score_slice(
-                prediction, painted, spacing, volume=volume.uid, z=z, unit=volume.unit, unchanged=unchanged
-            )
+    def _on_measured(self) -> None:
+        self.rounds_changed.emit()
 
-        def keep(score: SliceScore) -> None:
-            if z in volume.clean and last in self.rounds:
-                last.scores[volume.uid, z] = score
-                self._touch_record()
-                self.scores_changed.emit()
+    def _on_scored(self) -> None:
+        self._touch_record()
+        self.scores_changed.emit()
 
-        saver.background.submit(compare, keep)
-
-    def _measure(self) -> None:
-        """Ask how much room the rounds take."""
-        for past in self.rounds:
-
-            def known(size: int, past: Round = past) -> None:
-                past.bytes_used = size
-                self.rounds_changed.emit()
-
-            if past.bytes_used is None and past.job.state.is_final:
-                self._saver().background.submit(past.measure, known)
-
-    def _find_places(self, past: Round | None) -> None:
-        """Ask where to look again, if that was not asked yet."""
-        if past is None or past.places or not past.job.state.is_final or not past.has_results:
-            return
-
-        def known(places: dict[str, list[tuple[int, SuspiciousPlace]]]) -> None:
-            past.places = places
-            self.places_changed.emit()
-
-        self._saver().background.submit(past.find_places, known)
+    def _on_places_found(self) -> None:
+        self.places_changed.emit()
 
     def _set_state(self, state: SessionState) -> None:
         if state is not self._state:
             self._state = state
             self.state_changed.emit(state)
-
-    def _warm_round(self, task: SegmentationTask) -> Round | None:
-        """The restored round, else the latest, that left a model for the same classes and network."""
-        if not self.warm_start:
-            return None
-        candidates = [self.restored] if self.restored is not None else list(reversed(self.rounds))
-        for previous in candidates:
-            fits = (
-                previous.job.state is JobState.FINISHED
-                and isinstance(previous.outcome, Finished)
-                and previous.task.class_values == task.class_values
-                and previous.task.n_channels == task.n_channels
-                and all(
-                    getattr(previous.task.config, name) == getattr(task.config, name)
-                    for name in ("architecture", "features", "norm", "context")
-                )
-            )
-            if fits and previous.job.folder.model_file.exists():
-                return previous
-        return None
 
 
 def _identity(volume: AnnotatedVolume) -> tuple[object, ...]:
@@ -748,17 +690,6 @@ def _put(marks: set[int], z: int, there: bool) -> None:
         marks.add(z)
     else:
         marks.discard(z)
-
-
-def _reopened(folder: SessionFolder, records: Collection[RoundRecord]) -> list[Round]:
-    """Rounds whose files are still there."""
-    found = []
-    for record in records:
-        try:
-            found.append(Round.reopen(JobFolder(folder.round_path(record.number)), record))
-        except (OSError, ValueError):  # its request was never written, or somebody deleted it
-            continue
-    return found
 
 
 def _threads_beside_a_window() -> int:
