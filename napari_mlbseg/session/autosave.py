@@ -323,7 +323,7 @@ class Autosave:
             if first == 0:
                 array.create(volume.image.shape, volume.image.dtype)
             for z in range(first, last):
-                array.write(z, volume.image_slice(z))
+                array.write(z, volume.image_slice(z), at_once=False)  # it can be copied again
 
         if last == volume.n_slices:
             self._record_is_stale = True  # it is complete now

@@ -47,6 +47,8 @@ class Round:
         Volume uid -> slice and place where the other clean slices contradict what was painted, the worst first.
     bytes_used : int, optional
         Size of its files; None until somebody has measured it.
+    revision : int
+        Grows with every change of the statistics.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Round:
     places: dict[str, list[tuple[int, SuspiciousPlace]]] = field(default_factory=dict)
     predicted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     bytes_used: int | None = None
+    revision: int = 0
 
     @classmethod
     def reopen(cls, folder: JobFolder, record: RoundRecord) -> Round:
@@ -177,6 +180,7 @@ class Round:
     def _take_statistics(self, event: Preview) -> None:
         n_slices = next((v.n_slices for v in self.task.volumes if v.name == event.volume), 0)
         of_volume = self.statistics[event.volume]
+        self.revision += bool(event.statistics)
         for name, values in event.statistics.items():
             known = of_volume.setdefault(name, np.full(n_slices, np.nan))
             for z, value in zip(event.slices, values, strict=True):

@@ -95,6 +95,7 @@ class SegmentationSession:
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
         self._check: Check | None = None
+        self._ranked: tuple[tuple[object, ...], list[Suggestion]] | None = None
         self._shelf = RoundShelf()
         self._shelf.measured.connect(self._on_measured)
         self._shelf.scored.connect(self._on_scored)
@@ -223,15 +224,22 @@ class SegmentationSession:
         """Which slices of a volume to annotate next, best first, each with its reason."""
         volume, last = self._volumes[name], self.shown_round
         in_round = last.name_of(volume.uid) if last is not None else None
-        fits = in_round is not None and last is not None and last.record.slice_axes.get(volume.uid) == volume.slice_axis
-        return rank_slices(
+        known: Mapping[str, np.ndarray] = {}
+        if last is not None and in_round is not None and last.record.slice_axes[volume.uid] == volume.slice_axis:
+            known = last.statistics.get(in_round, {})
+        marks, painted = volume.marks, frozenset(self.painted_slices(name))
+        sets = (frozenset(marks.clean), frozenset(marks.skipped), frozenset(marks.rejected), painted)
+        asked = (
+            volume.uid,
             volume.n_slices,
-            volume.clean,
-            last.statistics.get(in_round, {}) if fits and in_round is not None and last is not None else {},
-            skipped=volume.marks.skipped,
-            rejected=volume.marks.rejected,
-            painted=self.painted_slices(name),
+            *sets,
+            *((last.number, last.revision) if known and last is not None else ()),
         )
+        if self._ranked is None or self._ranked[0] != asked:  # several panels ask, and more often than it changes
+            clean, skipped, rejected, _ = sets
+            ranked = rank_slices(volume.n_slices, clean, known, skipped=skipped, rejected=rejected, painted=painted)
+            self._ranked = asked, ranked
+        return self._ranked[1]
 
     # -- config --------------------------------------------------------------------------------------------------
 

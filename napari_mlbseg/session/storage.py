@@ -82,11 +82,13 @@ class SliceArray:
                     enumerate(zip(array.chunks, array.shape, strict=True)))  # fmt: skip
         return whole and array.shape == tuple(shape) and array.dtype == np.dtype(dtype)
 
-    def write(self, z: int, plane: np.ndarray) -> None:
-        """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns."""
+    def write(self, z: int, plane: np.ndarray, *, at_once: bool = True) -> None:
+        """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns, if `at_once`."""
         array = self.open()
         index = tuple(z if axis == self.slice_axis else slice(None) for axis in range(array.ndim))
         array[index] = plane
+        if not at_once:
+            return
         chunk = tuple(z if axis == self.slice_axis else 0 for axis in range(array.ndim))
         _synchronise(self.path / array.metadata.encode_chunk_key(chunk))
 

@@ -57,10 +57,10 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
 
     train(first="04-training")
     person.picture("05-trained")
-    person.click(dock.review.go)
+    person.go_to_suggestion()
     while not dock.controller.reviewer.prediction().any():  # beyond the structure there is nothing to accept
         person.click(dock.review.skip)
-        person.click(dock.review.go)
+        person.go_to_suggestion()
     suggested = dock.controller.current_slice
     person.picture("06-suggested")
     annotation = viewer.layers.selection.active

@@ -116,6 +116,14 @@ class Person:
         QTest.qWait(120)
         assert self.dock.controller.current_slice == z
 
+    def go_to_suggestion(self) -> None:
+        """Click *Go there*, unless the suggested slice is in view."""
+        self.wait(0.4)  # the panel tells news a moment later
+        wanted = self.dock.controller.reviewer.suggestion().slice
+        if wanted != self.dock.controller.current_slice:
+            self.click(self.dock.review.go)
+        assert self.dock.controller.current_slice == wanted
+
     # -- painting --------------------------------------------------------------------------------------------------
 
     def outline(self, corners: Sequence[tuple[float, float]], label: int = 1) -> None:
