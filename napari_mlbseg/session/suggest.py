@@ -24,6 +24,7 @@ DEFAULT_STRATEGY: Strategy = "error"
 _PLANNED = 16  # suggestions of a kind that take account of those before them; the rest follow by what is left
 
 _NONE_CLEAN = "No slice is clean yet: begin in the middle."
+_UNKNOWN = "Nothing is known of it yet."
 _NEIGHBOUR = "Beside a clean one."
 _REJECTED = "You rejected its prediction."
 _PAINTED = "You began to paint it."
@@ -90,6 +91,7 @@ def rank_slices(
     skipped: Collection[int] = (),
     rejected: Collection[int] = (),
     painted: Collection[int] = (),
+    independent_slices: bool = False,
     strategy: Strategy = DEFAULT_STRATEGY,
 ) -> list[Suggestion]:
     """Slices that could be annotated next, best first.
@@ -113,7 +115,9 @@ def rank_slices(
         Slices whose prediction the user found wrong.
     painted : collection of int
         Slices on which the user began to paint but which are not marked clean.
-    strategy : {"gap", "error"}
+    independent_slices : bool
+        The slices are unrelated images: what is known of one says nothing of its neighbours.
+    strategy : {"error", "gap"}
 
     Returns
     -------
@@ -127,8 +131,8 @@ def rank_slices(
     groups = {"clean": clean, "skipped": skipped, "rejected": rejected, "painted": painted}
     _check(n_slices, groups, statistics, strategy)
     uncertainty = _filled(statistics.get("uncertainty")) if strategy == "error" else None
-    reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics)
-    plan = _Plan(n_slices, {*clean, *skipped}, uncertainty)
+    reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics, independent_slices)
+    plan = _Plan(n_slices, {*clean, *skipped}, uncertainty, independent_slices)
     left = ~_mask(n_slices, {*clean, *skipped})
     ranking: list[Suggestion] = []
     for kind, because in ((rejected, _REJECTED), (painted, _PAINTED), (range(n_slices), "")):
@@ -141,10 +145,14 @@ def rank_slices(
 class _Plan:
     """What an annotation of each slice would repair, given those that are done or planned."""
 
-    def __init__(self, n_slices: int, done: Collection[int], uncertainty: np.ndarray | None) -> None:
+    def __init__(self, n_slices: int, done: Collection[int], uncertainty: np.ndarray | None, independent: bool) -> None:
         self._ends = sorted({-1, n_slices, *done})
         self._uncertainty = uncertainty
-        self._gain = _gain(n_slices, self._ends, uncertainty)
+        self._gain: np.ndarray
+        if independent and uncertainty is not None:  # an annotation repairs its own slice only
+            self._gain, self._alone = uncertainty, True
+        else:
+            self._gain, self._alone = _gain(n_slices, self._ends, uncertainty), False
 
     def ordered(self, wanted: np.ndarray) -> Iterator[tuple[int, float]]:
         """The wanted slices, (Z,) bool, best first, with their gains; the first ones as if those before were done."""
@@ -153,7 +161,8 @@ class _Plan:
             z = int(np.where(left, self._gain, -np.inf).argmax())
             yield z, float(self._gain[z])
             left[z] = False
-            self._add(z)
+            if not self._alone:
+                self._add(z)
         rest = np.flatnonzero(left)
         rest = rest[np.argsort(-self._gain[rest], kind="stable")]
         yield from zip(rest.tolist(), self._gain[rest].tolist(), strict=True)
@@ -212,10 +221,12 @@ def _filled(values: np.ndarray | None) -> np.ndarray | None:
 class _Reasons:
     """Why a slice comes early: that of it which stands out most from the slices that could be annotated."""
 
-    def __init__(self, n_slices: int, clean: Collection[int], statistics: Mapping[str, np.ndarray]) -> None:
-        self._clean = bool(clean)
-        distances = _distances(n_slices, clean)
-        others = distances > 0 if clean else np.ones(n_slices, bool)
+    def __init__(
+        self, n_slices: int, clean: Collection[int], statistics: Mapping[str, np.ndarray], independent: bool
+    ) -> None:
+        distances = _distances(n_slices, () if independent else clean)
+        others = ~_mask(n_slices, clean)
+        self._otherwise = _UNKNOWN if independent else _NONE_CLEAN  # where there are no distances to tell of
         names = [name for name in _REASONS if name in statistics]
         values = [distances, *(np.asarray(statistics[name]) for name in names)]
         self._sentences = [_DISTANCE, *(_REASONS[name] for name in names)]
@@ -226,9 +237,9 @@ class _Reasons:
 
     def __getitem__(self, z: int) -> str:
         which, number = self._which[z], self._numbers[z]
-        if which == 0 and not self._clean:
-            return _NONE_CLEAN
-        return _NEIGHBOUR if which == 0 and number == 1 else self._sentences[which] % number
+        if which == 0 and number <= 1:
+            return _NEIGHBOUR if number else self._otherwise
+        return self._sentences[which] % number
 
 
 def _distances(n_slices: int, clean: Collection[int]) -> np.ndarray:

@@ -102,6 +102,20 @@ def test_neighbours_of_a_skipped_slice_are_not_suggested_in_its_place():
     assert abs(after - before) > 10
 
 
+def test_of_unrelated_slices_the_most_uncertain_come_first():
+    uncertainty = np.full(40, 10.0)
+    uncertainty[[1, 2, 30]] = 90, 80, 70
+    ranked = rank_slices(40, {0, 39}, {"uncertainty": uncertainty}, independent_slices=True)
+    assert [s.slice for s in ranked[:3]] == [1, 2, 30]
+    assert ranked[0].reason == "About 90 of its pixels may be wrong."
+    unknown = rank_slices(40, {0, 39}, {}, independent_slices=True)
+    assert unknown[0].reason == "Nothing is known of it yet."
+
+
+def test_a_slice_beside_a_clean_one_is_not_said_to_be_slices_away():
+    assert first(3, {0, 2}, {}).reason == "Beside a clean one."
+
+
 def test_rejected_slices_come_first_then_painted_ones():
     ranked = rank_slices(60, {0, 59}, {"uncertainty": np.ones(60)}, rejected={2, 57}, painted={5})
     assert {s.slice for s in ranked[:2]} == {2, 57}
