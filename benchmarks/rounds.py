@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runs import append_run, limits, read_runs
-from benchmarks.volumes import evenly, find_volumes, load_volume, with_clean
+from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.metrics import dice
 from napari_mlbseg.engine.results import MemoryResults
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every training")
+    parser.add_argument("--shrink", type=int, default=1, help="times fewer rows and columns: quicker")
     parser.add_argument("--out", type=Path, default=Path("bench-output/rounds"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -59,21 +61,22 @@ def main(arguments: list[str] | None = None) -> None:
     config = TrainingConfig.from_preset(
         options.preset, **{**limits(options.budget), "preview_interval": 600, "seed": options.seed, **overrides}
     )
+    settings = " ".join([options.preset, options.budget, f"shrink={options.shrink}", *options.set])
     for path in find_volumes(options.volumes):
-        volume = load_volume(path, 9)
+        volume = shrunk(load_volume(path, 9), options.shrink)
         for variant in options.variants.split(","):
-            _follow(volume, variant, config, options.budget, options.out)
+            _follow(volume, variant, config, settings, options.out)
     _summarise(options.out, read_runs(options.out / "runs.jsonl"))
 
 
-def _follow(volume: Volume, variant: str, config: TrainingConfig, budget: str, out: Path) -> None:
+def _follow(volume: Volume, variant: str, config: TrainingConfig, settings: str, out: Path) -> None:
     """All rounds of one variant on one volume."""
     lines, model = out / "runs.jsonl", None
     nine = evenly(np.asarray(volume.labels), 9)
     for number, members in enumerate(_ROUNDS, start=1):
         name = "first" if number == 1 else variant
-        save_to = out / f"{volume.name}-{name}-{number}-{budget}-{config.seed}.safetensors"
-        key = save_to.stem
+        key = "|".join((volume.name, name, str(number), settings, str(config.seed)))
+        save_to = out / (re.sub(r"[^\w.=+-]", "_", key) + ".safetensors")
         if key not in {run["key"] for run in read_runs(lines)}:
             clean = with_clean(volume, [nine[member] for member in members])
             changed = config if number == 1 else config.updated(**VARIANTS[variant])
@@ -86,7 +89,7 @@ def _follow(volume: Volume, variant: str, config: TrainingConfig, budget: str, o
                     "variant": name,
                     "round": number,
                     "slices": len(members),
-                    "budget": budget,
+                    "settings": settings,
                     **run,
                 },
             )
@@ -108,23 +111,23 @@ def _round(volume: Volume, config: TrainingConfig, previous: Path | None, save_t
 
 def _summarise(out: Path, runs: Sequence[dict[str, Any]]) -> None:
     """Means over the volumes that every variant has whole, as a table and as JSON."""
-    lines = ["| budget | variant | volumes | " + " | ".join(f"round {n}" for n in range(1, len(_ROUNDS) + 1))]
+    lines = ["| settings | variant | volumes | " + " | ".join(f"round {n}" for n in range(1, len(_ROUNDS) + 1))]
     lines[0] += " | better than cold, last round |"
     lines.append("|---" * (len(_ROUNDS) + 4) + "|")
     rows = []
-    for budget in sorted({run["budget"] for run in runs}):
-        of_budget = [run for run in runs if run["budget"] == budget]
-        scores = {(run["variant"], run["volume"], run["round"]): run["dice"] for run in of_budget}
-        variants = [name for name in VARIANTS if any(run["variant"] == name for run in of_budget)]
+    for settings in sorted({run["settings"] for run in runs}):
+        of_these = [run for run in runs if run["settings"] == settings]
+        scores = {(run["variant"], run["volume"], run["round"]): run["dice"] for run in of_these}
+        variants = [name for name in VARIANTS if any(run["variant"] == name for run in of_these)]
         later = range(2, len(_ROUNDS) + 1)
-        volumes = sorted({run["volume"] for run in of_budget})
+        volumes = sorted({run["volume"] for run in of_these})
         whole = [v for v in volumes if all((name, v, n) in scores for name in variants for n in later)]
         for name in variants if whole else []:
             curves = np.array([[scores["first", v, 1], *(scores[name, v, n] for n in later)] for v in whole])
             better = sum(scores[name, v, later[-1]] > scores.get(("cold", v, later[-1]), np.inf) for v in whole)
             means = curves.mean(0).tolist()
-            rows.append({"budget": budget, "variant": name, "volumes": len(whole), "dice": means, "better": better})
-            cells = [budget, name, len(whole), *(f"{mean:.4f}" for mean in means), better]
+            rows.append({"settings": settings, "variant": name, "volumes": len(whole), "dice": means, "better": better})
+            cells = [settings, name, len(whole), *(f"{mean:.4f}" for mean in means), better]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     (out / "summary.json").write_text(json.dumps(rows, indent=1))
     (out / "table.md").write_text("\n".join(lines) + "\n")

@@ -6,7 +6,8 @@ The annotator is an oracle: a slice that is chosen gets its true labels. All str
 slices, evenly from the first to the last that shows the structure, and add two at a time, after a training on those
 they have:
 
-- ``error`` and ``gap``: those of `napari_mlbseg.session.suggest`; they know the predictions, not the truth.
+- ``error``: `napari_mlbseg.session.suggest`, by what the training before was uncertain of; it knows no truth.
+- ``gap``: the same without statistics: the middle of the widest gap, ends of the stack included.
 - ``even``: evenly from the first to the last slice that shows the structure, all placed anew for each number. It knows
   where the structure begins and ends, and throws away what was annotated between.
 - ``random``: two more slices, drawn among those that show the structure; it knows where that is.
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runs import append_run, limits, read_runs
-from benchmarks.volumes import evenly, find_volumes, load_volume, with_clean
+from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.metrics import dice
 from napari_mlbseg.engine.results import MemoryResults
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--seed", type=int, default=0, help="of the training and of what is drawn")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every training")
+    parser.add_argument("--shrink", type=int, default=1, help="times fewer rows and columns: quicker")
     parser.add_argument("--out", type=Path, default=Path("bench-output/suggest"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -58,23 +60,24 @@ def main(arguments: list[str] | None = None) -> None:
         options.preset, **{**limits(options.steps), "preview_interval": 600, "seed": options.seed, **overrides}
     )
     counts = [int(count) for count in options.counts.split(",")]
-    trainings = _Trainings(options.out / "runs.jsonl", config, options.steps)
+    settings = f"{options.preset} {options.steps} shrink={options.shrink} {' '.join(options.set)}".strip()
+    trainings = _Trainings(options.out / "runs.jsonl", config, settings)
     for path in find_volumes(options.volumes):
         for strategy in options.strategies.split(","):
-            _follow(load_volume(path, counts[0]), strategy, counts, trainings, options.seed)
+            _follow(shrunk(load_volume(path, counts[0]), options.shrink), strategy, counts, trainings, options.seed)
     summarise(options.out, read_runs(options.out / "runs.jsonl"))
 
 
 class _Trainings:
     """Trainings on any choice of clean slices, remembered in a file."""
 
-    def __init__(self, lines: Path, config: TrainingConfig, steps: str) -> None:
-        self._lines, self._config, self._steps = lines, config, steps
+    def __init__(self, lines: Path, config: TrainingConfig, settings: str) -> None:
+        self._lines, self._config, self._settings = lines, config, settings
 
     def __call__(self, volume: Volume, strategy: str) -> dict[str, Any]:
         """Scores and statistics of a training on the volume's clean slices."""
         clean = list(volume.clean_slices)
-        shared = {"volume": volume.name, "clean": clean, "steps": self._steps, "seed": self._config.seed}
+        shared = {"volume": volume.name, "clean": clean, "settings": self._settings, "seed": self._config.seed}
         same = [run for run in read_runs(self._lines) if all(run[name] == value for name, value in shared.items())]
         found = next((run for run in same if run["strategy"] == strategy), None)
         if found is None:
@@ -123,8 +126,8 @@ def _chosen(
     if strategy == "random":
         shown = np.setdiff1d(np.flatnonzero(truth.any((1, 2))), clean)
         return [*clean, *rng.choice(shown, more, replace=False).tolist()]
-    statistics = {} if uncertainty is None else {"uncertainty": np.array(uncertainty, float)}
-    ranked = rank_slices(volume.n_slices, clean, statistics, strategy=strategy)  # type: ignore[arg-type]
+    known = strategy == "error" and uncertainty is not None
+    ranked = rank_slices(volume.n_slices, clean, {"uncertainty": np.array(uncertainty, float)} if known else {})
     return [*clean, *(suggestion.slice for suggestion in ranked[:more])]
 
 

@@ -13,7 +13,7 @@ from napari_mlbseg.io.files import read_image, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.task import Volume
 
-__all__ = ["evenly", "find_volumes", "load_volume", "with_clean"]
+__all__ = ["evenly", "find_volumes", "load_volume", "shrunk", "with_clean"]
 
 
 def find_volumes(pattern: str) -> list[Path]:
@@ -49,6 +49,22 @@ def evenly(truth: np.ndarray, n: int) -> list[int]:
 def with_clean(volume: Volume, clean: Collection[int]) -> Volume:
     """The same volume with other clean slices."""
     return replace(volume, clean=_mask(volume.n_slices, clean))
+
+
+def shrunk(volume: Volume, factor: int) -> Volume:
+    """The same slices with `factor` times fewer rows and columns: means of the image, every nth pixel of the labels."""
+    if factor == 1:
+        return volume
+    rows, columns = (side // factor * factor for side in volume.slice_shape)
+    image = np.asarray(volume.image)[..., :rows, :columns].astype(np.float32)
+    blocks = image.reshape(*image.shape[:-2], rows // factor, factor, columns // factor, factor)
+    z, y, x = volume.spacing
+    return replace(
+        volume,
+        image=blocks.mean((-3, -1)),
+        labels=np.asarray(volume.labels)[:, factor // 2 : rows : factor, factor // 2 : columns : factor],
+        spacing=(z, y * factor, x * factor),
+    )
 
 
 def _mask(n_slices: int, clean: Collection[int]) -> np.ndarray:

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from napari_mlbseg.events import Event, Preview
 
-__all__ = ["DEFAULT_STRATEGY", "Strategy", "Suggestion", "latest_statistics", "rank_slices"]
-
-#: ``"error"``: where an annotation repairs most of the expected errors; ``"gap"``: the middle of the widest gap.
-Strategy = Literal["error", "gap"]
-DEFAULT_STRATEGY: Strategy = "error"
+__all__ = ["Suggestion", "latest_statistics", "rank_slices"]
 
 _PLANNED = 16  # suggestions of a kind that take account of those before them; the rest follow by what is left
 
@@ -92,7 +88,6 @@ def rank_slices(
     rejected: Collection[int] = (),
     painted: Collection[int] = (),
     independent_slices: bool = False,
-    strategy: Strategy = DEFAULT_STRATEGY,
 ) -> list[Suggestion]:
     """Slices that could be annotated next, best first.
 
@@ -106,8 +101,8 @@ def rank_slices(
     clean : collection of int
         Slices that are annotated already; they are not suggested.
     statistics : mapping of str to ndarray, (Z,)
-        What a training knows about each slice, nan where unknown; see `latest_statistics`. Without any, distances to
-        the clean slices decide.
+        What a training knows about each slice, nan where unknown; see `latest_statistics`. The uncertainty
+        decides; what else there is goes into the reasons. Without it, distances to the clean slices decide.
     skipped : collection of int
         Slices that the user does not want to annotate. Their neighbours, which look alike, are not suggested in their
         place either.
@@ -117,7 +112,6 @@ def rank_slices(
         Slices on which the user began to paint but which are not marked clean.
     independent_slices : bool
         The slices are unrelated images: what is known of one says nothing of its neighbours.
-    strategy : {"error", "gap"}
 
     Returns
     -------
@@ -126,11 +120,11 @@ def rank_slices(
     Raises
     ------
     ValueError
-        If there is no such strategy, a slice lies outside the stack, or a statistic has another length.
+        If a slice lies outside the stack, or a statistic has another length.
     """
     groups = {"clean": clean, "skipped": skipped, "rejected": rejected, "painted": painted}
-    _check(n_slices, groups, statistics, strategy)
-    uncertainty = _filled(statistics.get("uncertainty")) if strategy == "error" else None
+    _check(n_slices, groups, statistics)
+    uncertainty = _filled(statistics.get("uncertainty"))
     reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics, independent_slices)
     plan = _Plan(n_slices, {*clean, *skipped}, uncertainty, independent_slices)
     left = ~_mask(n_slices, {*clean, *skipped})
@@ -258,12 +252,8 @@ def _mask(n_slices: int, slices: Collection[int]) -> np.ndarray:
     return mask
 
 
-def _check(
-    n_slices: int, slices: Mapping[str, Collection[int]], statistics: Mapping[str, np.ndarray], strategy: str
-) -> None:
+def _check(n_slices: int, slices: Mapping[str, Collection[int]], statistics: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError, one sentence, for what does not fit."""
-    if strategy not in get_args(Strategy):
-        raise ValueError(f"There is no strategy '{strategy}': choose one of {', '.join(get_args(Strategy))}.")
     for kind, numbers in slices.items():
         outside = [z for z in numbers if not 0 <= z < n_slices]
         if outside:

@@ -66,7 +66,7 @@ def test_uncertain_slices_draw_the_suggestion_out_of_the_widest_gap():
     uncertainty = np.zeros(100)
     uncertainty[70:80] = 50
     assert 70 <= first(100, {0, 60, 90}, {"uncertainty": uncertainty}).slice < 80
-    assert first(100, {0, 60, 90}, {"uncertainty": uncertainty}, strategy="gap").slice == 30
+    assert first(100, {0, 60, 90}, {}).slice == 30
 
 
 def test_uncertainty_beside_a_clean_slice_counts_less():
@@ -171,11 +171,6 @@ def test_a_slice_outside_the_stack_is_refused(kind):
 def test_a_statistic_of_another_length_is_refused():
     with pytest.raises(ValueError, match="'uncertainty' has shape"):
         rank_slices(7, {1}, {"uncertainty": np.ones(8)})
-
-
-def test_an_unknown_strategy_is_refused():
-    with pytest.raises(ValueError, match="choose one of error, gap"):
-        rank_slices(7, {1}, {}, strategy="luck")
 
 
 def test_five_thousand_slices_take_no_time():
