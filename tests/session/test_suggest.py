@@ -92,7 +92,7 @@ def _plain_gain(z, clean, uncertainty):
     for other in range(a + 1, b):
         low, high = sorted((z, other))
         share = (low - a) * (b - high) / ((high - a) * (b - low))  # squared correlation of a Brownian bridge
-        total += share * uncertainty[other] * (other - a) * (b - other) / (b - a)
+        total += share * uncertainty[other] ** 0.5 * (other - a) * (b - other) / (b - a)
     return total
 
 
