@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.runs import append_run, limits, read_runs
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import known_labels
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "runs.jsonl"
-    done = {run["key"] for run in _read(lines)}
+    done = {run["key"] for run in read_runs(lines)}
     methods = list(METHODS) if options.methods == "all" else options.methods.split(",")
     overrides = dict(pair.split("=", 1) for pair in options.set)
     budgets = [options.steps] if options.steps else options.budgets.split(",")
@@ -80,20 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
         key = "|".join(map(str, (path.name, n_clean, budget, method, options.preset, options.seed, overrides)))
         if key in done:
             continue
-        values = {**_limits(budget), "seed": options.seed, **overrides}
+        values = {**limits(budget), "seed": options.seed, **overrides}
         run = _run(load_volume(path, n_clean), method, options.preset, options.device, values)
-        with lines.open("a") as file:
-            file.write(json.dumps({"key": key, "slices": n_clean, "budget": budget, **run}) + "\n")
+        append_run(lines, {"key": key, "slices": n_clean, "budget": budget, **run})
         print(path.name, n_clean, budget, method, f"Dice {run['dice']:.4f}", flush=True)
-    _summarise(options.out, _read(lines))
-
-
-def _limits(budget: str) -> dict[str, Any]:
-    """Seconds, or bootstrap and weighted steps such as ``200+40``."""
-    if "+" not in budget:
-        return {"time_budget": float(budget)}
-    bootstrap, weighted = map(int, budget.split("+"))
-    return {"time_budget": None, "bootstrap_steps": bootstrap, "steps": weighted}
+    _summarise(options.out, read_runs(lines))
 
 
 def _run(volume: Volume, method: str, preset: str, device: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -145,10 +137,6 @@ def _scores(labels: np.ndarray, volume: Volume) -> dict[str, float]:
         "asd": scores.asd,
         "dice_between": inside.dice,
     }
-
-
-def _read(lines: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
 _MEANS = ("dice", "dice_between", "jaccard", "hd95", "asd", "seconds")

@@ -221,7 +221,7 @@ class Publisher:
         They are one more, independent opinion: where the network errs, they mostly do not, and the other way round.
         """
         probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
-        network = probability.argmax(1)
+        network = probability.max(1).indices  # several times quicker than argmax
         share = self.task.config.initial_share
         if share and self._pool.anchored[number]:
             known = [self._pool.initial_slice((number, z)) for z in slices]

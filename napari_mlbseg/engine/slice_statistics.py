@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["Statistics", "slice_statistics"]
 
+#: A network is a little in doubt of every pixel, which adds up over a slice that shows nothing: less does not count.
+_DOUBT = 0.1
+
 #: Name of a statistic -> one value for each slice, None where it is not known.
 Statistics = dict[str, tuple[float | None, ...]]
 
@@ -39,14 +42,19 @@ def slice_statistics(
     Returns
     -------
     dict of str to tuple
-        ``uncertainty``: expected number of wrong pixels, the sum of 1 - the largest class probability.
+        ``uncertainty``: expected number of wrong pixels, the sum of 1 - the largest class probability where that is
+        more than 0.1.
         ``foreground``: predicted foreground, in pixels.
         ``view_disagreement``: sum of 1 - agreement, in pixels.
         ``initial_disagreement``: pixels in which y^n and the network differ.
         ``weight``: mean of w^n + w^p; 1 is the weight of an average slice of a batch.
     """
-    largest, labels = probability.max(1)
-    found: Statistics = {"uncertainty": _sums(1 - largest), "foreground": _sums((labels > 0).float())}
+    largest = probability.amax(1)
+    doubt = 1 - largest
+    found: Statistics = {
+        "uncertainty": _sums(doubt * (doubt > _DOUBT)),
+        "foreground": _sums(probability[:, 0] < largest),  # a tie is background, as for argmax
+    }
     if agreement is not None:
         found["view_disagreement"] = _sums(1 - agreement)
     if network is not None and any(plane is not None for plane in initial):

@@ -229,15 +229,19 @@ class SegmentationSession:
             known = last.statistics.get(in_round, {})
         marks, painted = volume.marks, frozenset(self.painted_slices(name))
         sets = (frozenset(marks.clean), frozenset(marks.skipped), frozenset(marks.rejected), painted)
-        asked = (
-            volume.uid,
-            volume.n_slices,
-            *sets,
-            *((last.number, last.revision) if known and last is not None else ()),
-        )
+        known_of = (last.number, last.revision) if known and last is not None else ()
+        asked = (volume.uid, volume.n_slices, volume.independent_slices, *sets, known_of)
         if self._ranked is None or self._ranked[0] != asked:  # several panels ask, and more often than it changes
             clean, skipped, rejected, _ = sets
-            ranked = rank_slices(volume.n_slices, clean, known, skipped=skipped, rejected=rejected, painted=painted)
+            ranked = rank_slices(
+                volume.n_slices,
+                clean,
+                known,
+                skipped=skipped,
+                rejected=rejected,
+                painted=painted,
+                independent_slices=volume.independent_slices,
+            )
             self._ranked = asked, ranked
         return self._ranked[1]
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from napari_mlbseg.events import Event, Preview
 
-__all__ = ["DEFAULT_STRATEGY", "Strategy", "Suggestion", "latest_statistics", "rank_slices"]
-
-#: ``"error"``: where an annotation repairs most of the expected errors; ``"gap"``: the middle of the widest gap.
-Strategy = Literal["error", "gap"]
-DEFAULT_STRATEGY: Strategy = "error"
+__all__ = ["Suggestion", "latest_statistics", "rank_slices"]
 
 _PLANNED = 16  # suggestions of a kind that take account of those before them; the rest follow by what is left
 
 _NONE_CLEAN = "No slice is clean yet: begin in the middle."
+_UNKNOWN = "Nothing is known of it yet."
 _NEIGHBOUR = "Beside a clean one."
 _REJECTED = "You rejected its prediction."
 _PAINTED = "You began to paint it."
@@ -90,7 +87,7 @@ def rank_slices(
     skipped: Collection[int] = (),
     rejected: Collection[int] = (),
     painted: Collection[int] = (),
-    strategy: Strategy = DEFAULT_STRATEGY,
+    independent_slices: bool = False,
 ) -> list[Suggestion]:
     """Slices that could be annotated next, best first.
 
@@ -104,8 +101,8 @@ def rank_slices(
     clean : collection of int
         Slices that are annotated already; they are not suggested.
     statistics : mapping of str to ndarray, (Z,)
-        What a training knows about each slice, nan where unknown; see `latest_statistics`. Without any, distances to
-        the clean slices decide.
+        What a training knows about each slice, nan where unknown; see `latest_statistics`. The uncertainty
+        decides; what else there is goes into the reasons. Without it, distances to the clean slices decide.
     skipped : collection of int
         Slices that the user does not want to annotate. Their neighbours, which look alike, are not suggested in their
         place either.
@@ -113,7 +110,8 @@ def rank_slices(
         Slices whose prediction the user found wrong.
     painted : collection of int
         Slices on which the user began to paint but which are not marked clean.
-    strategy : {"gap", "error"}
+    independent_slices : bool
+        The slices are unrelated images: what is known of one says nothing of its neighbours.
 
     Returns
     -------
@@ -122,13 +120,13 @@ def rank_slices(
     Raises
     ------
     ValueError
-        If there is no such strategy, a slice lies outside the stack, or a statistic has another length.
+        If a slice lies outside the stack, or a statistic has another length.
     """
     groups = {"clean": clean, "skipped": skipped, "rejected": rejected, "painted": painted}
-    _check(n_slices, groups, statistics, strategy)
-    uncertainty = _filled(statistics.get("uncertainty")) if strategy == "error" else None
-    reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics)
-    plan = _Plan(n_slices, {*clean, *skipped}, uncertainty)
+    _check(n_slices, groups, statistics)
+    uncertainty = _filled(statistics.get("uncertainty"))
+    reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics, independent_slices)
+    plan = _Plan(n_slices, {*clean, *skipped}, uncertainty, independent_slices)
     left = ~_mask(n_slices, {*clean, *skipped})
     ranking: list[Suggestion] = []
     for kind, because in ((rejected, _REJECTED), (painted, _PAINTED), (range(n_slices), "")):
@@ -141,10 +139,14 @@ def rank_slices(
 class _Plan:
     """What an annotation of each slice would repair, given those that are done or planned."""
 
-    def __init__(self, n_slices: int, done: Collection[int], uncertainty: np.ndarray | None) -> None:
+    def __init__(self, n_slices: int, done: Collection[int], uncertainty: np.ndarray | None, independent: bool) -> None:
         self._ends = sorted({-1, n_slices, *done})
         self._uncertainty = uncertainty
-        self._gain = _gain(n_slices, self._ends, uncertainty)
+        self._gain: np.ndarray
+        if independent and uncertainty is not None:  # an annotation repairs its own slice only
+            self._gain, self._alone = uncertainty, True
+        else:
+            self._gain, self._alone = _gain(n_slices, self._ends, uncertainty), False
 
     def ordered(self, wanted: np.ndarray) -> Iterator[tuple[int, float]]:
         """The wanted slices, (Z,) bool, best first, with their gains; the first ones as if those before were done."""
@@ -153,7 +155,8 @@ class _Plan:
             z = int(np.where(left, self._gain, -np.inf).argmax())
             yield z, float(self._gain[z])
             left[z] = False
-            self._add(z)
+            if not self._alone:
+                self._add(z)
         rest = np.flatnonzero(left)
         rest = rest[np.argsort(-self._gain[rest], kind="stable")]
         yield from zip(rest.tolist(), self._gain[rest].tolist(), strict=True)
@@ -179,9 +182,10 @@ def _gain(n_slices: int, ends: Sequence[int], uncertainty: np.ndarray | None) ->
 
     Notes
     -----
-    Between two clean slices a and b, what is unknown is taken for a Brownian bridge: its variance times the uncertain
-    pixels is what is likely to be wrong on a slice, and annotating z takes away the share
-    ``(z' - a) (b - z) / ((z - a) (b - z'))`` of it on the slices z' from a to z, and likewise from z to b.
+    Between two clean slices a and b, what is unknown is taken for a Brownian bridge: its variance times the square root
+    of the uncertain pixels, a length of doubtful outline, is what is likely to be wrong on a slice. Annotating z takes
+    away the share ``(z' - a) (b - z) / ((z - a) (b - z'))`` of it on the slices z' from a to z, and likewise from z to
+    b. Power and kernel were chosen among others by simulation (docs/evidence.md).
     """
     z = np.arange(n_slices)
     places = np.asarray(ends)
@@ -190,7 +194,7 @@ def _gain(n_slices: int, ends: Sequence[int], uncertainty: np.ndarray | None) ->
     to_left, to_right = z - left_end, right_end - z  # to_left is 0 on slices that are done
     if uncertainty is None:
         return np.minimum(to_left, to_right).astype(float)
-    expected = uncertainty * to_left * to_right / (to_left + to_right)
+    expected = np.sqrt(uncertainty) * to_left * to_right / (to_left + to_right)
     safe_left = np.maximum(to_left, 1)
     before = np.concatenate([[0.0], np.cumsum(expected * to_left / to_right)])
     after = np.concatenate([[0.0], np.cumsum(expected * to_right / safe_left)])
@@ -212,10 +216,12 @@ def _filled(values: np.ndarray | None) -> np.ndarray | None:
 class _Reasons:
     """Why a slice comes early: that of it which stands out most from the slices that could be annotated."""
 
-    def __init__(self, n_slices: int, clean: Collection[int], statistics: Mapping[str, np.ndarray]) -> None:
-        self._clean = bool(clean)
-        distances = _distances(n_slices, clean)
-        others = distances > 0 if clean else np.ones(n_slices, bool)
+    def __init__(
+        self, n_slices: int, clean: Collection[int], statistics: Mapping[str, np.ndarray], independent: bool
+    ) -> None:
+        distances = _distances(n_slices, () if independent else clean)
+        others = ~_mask(n_slices, clean)
+        self._otherwise = _UNKNOWN if independent else _NONE_CLEAN  # where there are no distances to tell of
         names = [name for name in _REASONS if name in statistics]
         values = [distances, *(np.asarray(statistics[name]) for name in names)]
         self._sentences = [_DISTANCE, *(_REASONS[name] for name in names)]
@@ -226,9 +232,9 @@ class _Reasons:
 
     def __getitem__(self, z: int) -> str:
         which, number = self._which[z], self._numbers[z]
-        if which == 0 and not self._clean:
-            return _NONE_CLEAN
-        return _NEIGHBOUR if which == 0 and number == 1 else self._sentences[which] % number
+        if which == 0 and number <= 1:
+            return _NEIGHBOUR if number else self._otherwise
+        return self._sentences[which] % number
 
 
 def _distances(n_slices: int, clean: Collection[int]) -> np.ndarray:
@@ -247,12 +253,8 @@ def _mask(n_slices: int, slices: Collection[int]) -> np.ndarray:
     return mask
 
 
-def _check(
-    n_slices: int, slices: Mapping[str, Collection[int]], statistics: Mapping[str, np.ndarray], strategy: str
-) -> None:
+def _check(n_slices: int, slices: Mapping[str, Collection[int]], statistics: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError, one sentence, for what does not fit."""
-    if strategy not in get_args(Strategy):
-        raise ValueError(f"There is no strategy '{strategy}': choose one of {', '.join(get_args(Strategy))}.")
     for kind, numbers in slices.items():
         outside = [z for z in numbers if not 0 <= z < n_slices]
         if outside:

@@ -18,9 +18,13 @@ def probability(*foreground: float, side: int = 10) -> torch.Tensor:
 
 
 def test_uncertainty_is_the_expected_number_of_wrong_pixels():
-    found = slice_statistics(probability(0.0, 0.1, 0.8))
-    assert found["uncertainty"] == pytest.approx((0, 10, 20), abs=0.1)
+    found = slice_statistics(probability(0.0, 0.25, 0.8))
+    assert found["uncertainty"] == pytest.approx((0, 25, 20), abs=0.1)
     assert found["foreground"] == (0, 0, 100)
+
+
+def test_a_little_doubt_of_every_pixel_does_not_add_up():
+    assert slice_statistics(probability(0.05, 0.95))["uncertainty"] == (0, 0)
 
 
 def test_uncertainty_of_many_classes_is_the_distance_of_the_largest_from_one():

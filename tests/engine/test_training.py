@@ -94,7 +94,8 @@ def test_every_predicted_slice_has_statistics_that_fit_the_arrays() -> None:
     probability = arrays["probability"].astype(np.float32)
     weight = arrays["weight_initial"] + arrays["weight_pseudo"]
     for z in range(15):
-        assert found["uncertainty"][z] == pytest.approx((1 - probability[z].max(0)).sum(), rel=0.01, abs=1)
+        doubt = 1 - probability[z].max(0)
+        assert found["uncertainty"][z] == pytest.approx(doubt[doubt > 0.1].sum(), rel=0.02, abs=1)
         assert found["view_disagreement"][z] == pytest.approx((1 - arrays["view_agreement"][z]).sum(), abs=0.1)
         assert found["weight"][z] == pytest.approx(weight[z].mean(), abs=1e-3)
         if z not in CLEAN:

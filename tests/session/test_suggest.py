@@ -66,7 +66,7 @@ def test_uncertain_slices_draw_the_suggestion_out_of_the_widest_gap():
     uncertainty = np.zeros(100)
     uncertainty[70:80] = 50
     assert 70 <= first(100, {0, 60, 90}, {"uncertainty": uncertainty}).slice < 80
-    assert first(100, {0, 60, 90}, {"uncertainty": uncertainty}, strategy="gap").slice == 30
+    assert first(100, {0, 60, 90}, {}).slice == 30
 
 
 def test_uncertainty_beside_a_clean_slice_counts_less():
@@ -92,7 +92,7 @@ def _plain_gain(z, clean, uncertainty):
     for other in range(a + 1, b):
         low, high = sorted((z, other))
         share = (low - a) * (b - high) / ((high - a) * (b - low))  # squared correlation of a Brownian bridge
-        total += share * uncertainty[other] * (other - a) * (b - other) / (b - a)
+        total += share * uncertainty[other] ** 0.5 * (other - a) * (b - other) / (b - a)
     return total
 
 
@@ -100,6 +100,20 @@ def test_neighbours_of_a_skipped_slice_are_not_suggested_in_its_place():
     before = first(100, {0, 50, 99}, {}).slice
     after = first(100, {0, 50, 99}, {}, skipped={before}).slice
     assert abs(after - before) > 10
+
+
+def test_of_unrelated_slices_the_most_uncertain_come_first():
+    uncertainty = np.full(40, 10.0)
+    uncertainty[[1, 2, 30]] = 90, 80, 70
+    ranked = rank_slices(40, {0, 39}, {"uncertainty": uncertainty}, independent_slices=True)
+    assert [s.slice for s in ranked[:3]] == [1, 2, 30]
+    assert ranked[0].reason == "About 90 of its pixels may be wrong."
+    unknown = rank_slices(40, {0, 39}, {}, independent_slices=True)
+    assert unknown[0].reason == "Nothing is known of it yet."
+
+
+def test_a_slice_beside_a_clean_one_is_not_said_to_be_slices_away():
+    assert first(3, {0, 2}, {}).reason == "Beside a clean one."
 
 
 def test_rejected_slices_come_first_then_painted_ones():
@@ -157,11 +171,6 @@ def test_a_slice_outside_the_stack_is_refused(kind):
 def test_a_statistic_of_another_length_is_refused():
     with pytest.raises(ValueError, match="'uncertainty' has shape"):
         rank_slices(7, {1}, {"uncertainty": np.ones(8)})
-
-
-def test_an_unknown_strategy_is_refused():
-    with pytest.raises(ValueError, match="choose one of error, gap"):
-        rank_slices(7, {1}, {}, strategy="luck")
 
 
 def test_five_thousand_slices_take_no_time():
