@@ -16,6 +16,7 @@ from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session.records import RoundRecord, SliceScore
 from napari_mlbseg.session.scores import mean_dice, mean_hd95
 from napari_mlbseg.session.storage import folder_bytes
+from napari_mlbseg.session.suggest import take_statistics
 from napari_mlbseg.task import SegmentationTask
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Round:
         """Note what the job said."""
         self.events.append(event)
         if isinstance(event, Preview):
-            self._take_statistics(event)
+            n_slices = next((v.n_slices for v in self.task.volumes if v.name == event.volume), 0)
+            take_statistics(self.statistics[event.volume], event, n_slices)
+            self.revision += bool(event.statistics)
             if "pseudo_labels" in event.arrays:
                 self.predicted[event.volume].update(event.slices)
 
@@ -176,16 +179,6 @@ class Round:
         self.job = LocalJob.attach(folder.path)
         self.job.poll()
         self.task = folder.open_task(folder.read_request())
-
-    def _take_statistics(self, event: Preview) -> None:
-        n_slices = next((v.n_slices for v in self.task.volumes if v.name == event.volume), 0)
-        of_volume = self.statistics[event.volume]
-        self.revision += bool(event.statistics)
-        for name, values in event.statistics.items():
-            known = of_volume.setdefault(name, np.full(n_slices, np.nan))
-            for z, value in zip(event.slices, values, strict=True):
-                if value is not None:
-                    known[z] = value
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_mlbseg.events import Event, Preview
 
-__all__ = ["Suggestion", "latest_statistics", "rank_slices"]
+__all__ = ["Suggestion", "latest_statistics", "rank_slices", "take_statistics"]
 
 _PLANNED = 16  # suggestions of a kind that take account of those before them; the rest follow by what is left
 
@@ -69,14 +69,18 @@ def latest_statistics(events: Iterable[Event], volume: str, n_slices: int) -> di
     """
     latest: dict[str, np.ndarray] = {}
     for event in events:
-        if not isinstance(event, Preview) or event.volume != volume:
-            continue
-        for name, values in event.statistics.items():
-            known = latest.setdefault(name, np.full(n_slices, np.nan))
-            for z, value in zip(event.slices, values, strict=True):
-                if value is not None and 0 <= z < n_slices:
-                    known[z] = value
+        if isinstance(event, Preview) and event.volume == volume:
+            take_statistics(latest, event, n_slices)
     return latest
+
+
+def take_statistics(known: dict[str, np.ndarray], event: Preview, n_slices: int) -> None:
+    """Add what a `Preview` tells of its volume to what is known of it, as `latest_statistics` gives it."""
+    for name, values in event.statistics.items():
+        of_slices = known.setdefault(name, np.full(n_slices, np.nan))
+        for z, value in zip(event.slices, values, strict=True):
+            if value is not None and 0 <= z < n_slices:
+                of_slices[z] = value
 
 
 def rank_slices(
