@@ -228,7 +228,7 @@ class SegmentationSession:
         known: Mapping[str, np.ndarray] = {}
         if last is not None and in_round is not None and last.record.slice_axes[volume.uid] == volume.slice_axis:
             known = last.statistics.get(in_round, {})
-        marks, painted = volume.marks, frozenset(self.painted_slices(name))
+        marks, painted = volume.marks, frozenset(self.painted_slices(name) - self.accepted_slices(name))
         sets = (frozenset(marks.clean), frozenset(marks.skipped), frozenset(marks.rejected), painted)
         known_of = (last.number, last.revision) if known and last is not None else ()
         asked = (volume.uid, volume.n_slices, volume.independent_slices, *sets, known_of)
