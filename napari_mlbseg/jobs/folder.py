@@ -22,17 +22,19 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 from pydantic import BaseModel, ConfigDict, ValidationError
-from zarr.storage import LocalStore
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
+from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 from napari_mlbseg.task import SegmentationTask, Volume
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "JobKind", "Request", "ZarrResults", "write_atomically"]
 
@@ -63,7 +65,7 @@ class ArrayReference(BaseModel):
         path = folder / self.path
         if self.format == "npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        return zarr.open_array(path, mode="r")
+        return open_array(path)
 
 
 class VolumeRequest(BaseModel):
@@ -218,8 +220,8 @@ class JobFolder:
 
     def _store(self, stem: str, array: Any, like: Path | None = None) -> ArrayReference:
         """Keep a whole array: a local zarr array by its path, an array in memory as .npy, others slice by slice."""
-        if isinstance(array, zarr.Array) and isinstance(array.store, LocalStore):
-            return ArrayReference(format="zarr", path=str((array.store.root / array.path).absolute()))
+        if (path := local_path(array)) is not None:
+            return ArrayReference(format="zarr", path=str(path))
         if isinstance(array, np.ndarray):
             if like is None or not _share(like / f"{stem}.npy", self.path / f"{stem}.npy", array):
                 np.save(self.path / f"{stem}.npy", array, allow_pickle=False)
@@ -228,13 +230,8 @@ class JobFolder:
 
     def _store_slices(self, stem: str, array: Any, slices: Any) -> ArrayReference:
         """Keep some slices of an array as zarr, one chunk a slice; the others read as zero."""
-        target = zarr.create_array(
-            self.path / f"{stem}.zarr",
-            shape=tuple(array.shape),
-            chunks=(1, *array.shape[1:]),
-            dtype=array.dtype,
-            fill_value=0,
-            overwrite=True,
+        target = create_array(
+            self.path / f"{stem}.zarr", tuple(array.shape), (1, *array.shape[1:]), np.dtype(array.dtype)
         )
         for z in slices:
             target[z] = np.asarray(array[z])
@@ -274,7 +271,7 @@ class JobFolder:
         """Result arrays of a volume, opened for reading; those not yet made are missing."""
         request = self.read_request()
         path = self.volume_path(name, len(request.volumes) > 1)
-        return {child.name: zarr.open_array(child, mode="r") for child in sorted(path.glob("*")) if _is_array(child)}
+        return {child.name: open_array(child) for child in sorted(path.glob("*")) if _is_array(child)}
 
     def log_tail(self, lines: int = 12) -> str:
         """Last lines of the worker's log."""
@@ -327,9 +324,7 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
         for volume in task.volumes:
             path = folder.volume_path(volume.name, several)
             self._arrays[volume.name] = {
-                name: zarr.create_array(
-                    path / name, shape=shape, chunks=(1, *shape[1:]), dtype=dtype, fill_value=0, overwrite=True
-                )
+                name: create_array(path / name, shape, (1, *shape[1:]), dtype)
                 for name, (shape, dtype) in result_layout(task, volume).items()
             }
 

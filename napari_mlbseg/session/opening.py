@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
+from napari_mlbseg.jobs.arrays import open_array
 from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError, SessionRecord, VolumeRecord
 from napari_mlbseg.session.storage import SessionFolder, content_hash
@@ -142,14 +142,14 @@ def _read_image(record: VolumeRecord, path: Path) -> tuple[Any, FileGrid | None]
     """The image in the order of its layer, and the grid of its file."""
     image = record.image
     if image.kind == "zarr":
-        return zarr.open_array(path, mode="r"), None
+        return open_array(path), None
     if image.kind == "embedded":
         if not image.complete:
             raise SessionError(
                 f"The image of '{record.name}' had no file and was not copied completely before the program ended. "
                 f"What was painted is safe in {image.path.replace('images/', 'annotations/')}."
             )
-        return np.asarray(zarr.open_array(path, mode="r")[:]), None
+        return np.asarray(open_array(path)[:]), None
     from napari_mlbseg.io.readers import read_layers  # brings nibabel and tifffile
 
     try:

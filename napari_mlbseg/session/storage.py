@@ -23,14 +23,17 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-import zarr
 
+from napari_mlbseg.jobs.arrays import create_array, open_array
 from napari_mlbseg.jobs.folder import write_atomically
 from napari_mlbseg.session.records import SessionError, SessionRecord, parse_record
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["SUFFIX", "SessionFolder", "SliceArray", "content_hash", "folder_bytes", "is_session"]
 
@@ -59,14 +62,12 @@ class SliceArray:
         shape = tuple(int(n) for n in shape)
         chunks = tuple(1 if axis == self.slice_axis else max(1, n) for axis, n in enumerate(shape))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._array = zarr.create_array(
-            self.path, shape=shape, chunks=chunks, dtype=np.dtype(dtype), fill_value=0, overwrite=True
-        )
+        self._array = create_array(self.path, shape, chunks, np.dtype(dtype))
 
     def open(self) -> zarr.Array:
         """The array, for reading and writing; raises FileNotFoundError."""
         if self._array is None:
-            self._array = zarr.open_array(self.path, mode="r+")
+            self._array = open_array(self.path, "r+")
         return self._array
 
     def exists(self) -> bool:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
-from zarr.storage import LocalStore
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.jobs.arrays import local_path
 from napari_mlbseg.session import AnnotatedVolume, SliceMarks
 from napari_mlbseg.session.records import Geometry
 from napari_mlbseg.session.volume import ImageSource, new_uid
@@ -158,8 +157,8 @@ def transform_from(geometry: Geometry) -> dict[str, Any]:
 def image_source(image: Image) -> ImageSource | None:
     """Where the image of a layer can be read again; None if nowhere, or not as this layer shows it."""
     data = _pixels(image)
-    if isinstance(data, zarr.Array) and isinstance(data.store, LocalStore):
-        return ImageSource("zarr", Path(data.store.root) / data.path)
+    if (path := local_path(data)) is not None:
+        return ImageSource("zarr", path)
     entry = _file_entry(image)
     if "grid" in entry and Path(entry["grid"].path).is_file():
         return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"))

@@ -1,0 +1,35 @@
+"""Zarr arrays on this machine. zarr takes a quarter of a second to import: it is loaded when an array is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["create_array", "local_path", "open_array"]
+
+
+def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> zarr.Array:
+    """Make an array, all zero; replaces what was there."""
+    import zarr
+
+    return zarr.create_array(path, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype, fill_value=0, overwrite=True)
+
+
+def open_array(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array:
+    """Open an array that is there; raises FileNotFoundError."""
+    import zarr
+
+    return zarr.open_array(path, mode=mode)
+
+
+def local_path(array: Any) -> Path | None:
+    """Where a zarr array lies on this machine; None for any other array."""
+    zarr = sys.modules.get("zarr")
+    if zarr is None or not isinstance(array, zarr.Array) or not isinstance(array.store, zarr.storage.LocalStore):
+        return None
+    return (Path(array.store.root) / array.path).absolute()
