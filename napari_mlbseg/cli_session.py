@@ -83,7 +83,7 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
             print(json.dumps(_summary(session), indent=2))
         return code
     finally:
-        session.close()
+        session.close(stop_job=options.train)  # who only looks does not end what somebody started
 
 
 def _train(session: SegmentationSession, options: argparse.Namespace, watch: Watch) -> int:

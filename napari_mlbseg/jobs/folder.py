@@ -143,7 +143,12 @@ class JobFolder:
         ------
         OSError
             If the folder cannot be written.
+        ValueError
+            If two volumes' names differ only in characters that no folder's name can have.
         """
+        names = [safe_name(volume.name).casefold() for volume in task.volumes]
+        if len(set(names)) < len(names):
+            raise ValueError("Two images have names that would share a folder: rename one of them.")
         self.path.mkdir(parents=True, exist_ok=True)
         volumes = []
         painted = painted or {}
@@ -353,7 +358,7 @@ def _share(source: Path, target: Path, array: np.ndarray) -> bool:
 
 def safe_name(name: str) -> str:
     """`name` as a folder name on every file system."""
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ") or "volume"
+    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ")[:80] or "volume"
 
 
 def _is_array(path: Path) -> bool:

@@ -26,17 +26,24 @@ _SETTLE_SECONDS = 0.3  # after the last stroke, before slices are compared
 _LOOK_SECONDS = 0.010  # that a poll may compare slices
 _RETRY_SECONDS = 4.0  # after a failure
 _BATCH_BYTES = 2**25  # of an image that is copied into the folder, at a time
+_SWEPT_BYTES = 2**28  # annotations up to this size are compared once more before something relies on them
+_TOGETHER_SECONDS = 5.0  # within which a window that is closed takes its layers away
+_ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk before the record names it
 
 
 @dataclass(eq=False)
 class _Kept:
-    """What the folder holds, or is to hold, of a volume."""
+    """What the folder holds, or is to hold, of a volume; it stays when the volume leaves the session."""
 
     watcher: SliceWatcher
-    annotation: str  # path of its array within the folder
+    annotation: str  # path of its array within the folder; empty where nobody paints
     layout: tuple[tuple[int, ...], np.dtype, int]  # shape, type and slice axis
     dirty: set[int] = field(default_factory=set)
     touched: float | None = None
+    is_new: bool = True  # whether its slices were not all looked at yet
+    is_written: bool = False  # whether the folder holds its array
+    before: str = ""  # path of its array in an earlier form, until the present one is complete
+    left: float | None = None  # when it left the session
     embedded: str = ""  # path of the copied image
     copied: int = 0  # slices of it that are copied
     content: str = ""  # fingerprint of its file
@@ -71,7 +78,6 @@ class Autosave:
         self.folder = folder
         self._make_record = record
         self._kept: dict[str, _Kept] = {}
-        self._left: dict[str, _Kept] = {}  # of volumes that are no longer part of the session
         self._record_is_stale = False
         self._not_before = 0.0
         self._writing = False
@@ -84,22 +90,33 @@ class Autosave:
     # -- volumes -------------------------------------------------------------------------------------------------
 
     def set_volumes(self, volumes: Iterable[AnnotatedVolume]) -> None:
-        """Watch exactly these volumes; one that was watched before goes on from what is known of it."""
-        wanted = {volume.uid: volume for volume in volumes if volume.is_annotated}
-        for uid in [uid for uid in self._kept if uid not in wanted]:
-            self._left[uid] = self._kept.pop(uid)
+        """Watch exactly these volumes; one that was watched before goes on from what is known of it.
+
+        What was painted on a volume that leaves stays: it is looked at once more, written, and named in the record.
+        """
+        wanted = {volume.uid: volume for volume in volumes if volume.annotation.ndim == 3}
+        for uid, kept in self._kept.items():
+            if uid not in wanted and kept.left is None:
+                kept.watcher.touch()
+                self._look(kept, float("inf"))
+                kept.left = time.monotonic()
+                self._record_is_stale = True
         for uid, volume in wanted.items():
-            kept = self._kept.get(uid) or self._left.pop(uid, None)
-            self._kept[uid] = self._new(volume) if kept is None else kept
-            if kept is not None:
-                self._go_on(kept, volume)
+            known = self._kept.get(uid)
+            if known is None:
+                self._kept[uid] = self._new(volume)
+                continue
+            self._go_on(known, volume)
+            if known.left is not None:  # somebody may have painted on it meanwhile
+                known.left = None
+                known.watcher.touch()
 
     def adopt(self, volume: AnnotatedVolume, annotation: str, image: ImageRecord) -> None:
         """Watch a volume that was just read from the folder: nothing of it needs to be written."""
         watcher = SliceWatcher(volume)
         for _ in watcher.look(float("inf")):
             pass
-        kept = _Kept(watcher, annotation, _layout(volume), content=image.content)
+        kept = _Kept(watcher, annotation, _layout(volume), content=image.content, is_new=False, is_written=True)
         if image.kind == "embedded":
             kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
         self._kept[volume.uid] = kept
@@ -132,7 +149,18 @@ class Autosave:
     def annotation_path(self, uid: str) -> str:
         """Path of a volume's painted voxels within the folder."""
         kept = self._kept.get(uid)
-        return "" if kept is None else kept.annotation
+        return "" if kept is None else kept.before or kept.annotation
+
+    def left_volumes(self) -> list[tuple[AnnotatedVolume, bool]]:
+        """Volumes that left with something painted on them, and whether they were the last ones to leave.
+
+        A window that is closed takes all its layers away first: those are the session's all the same.
+        """
+        left = [kept for kept in self._kept.values() if kept.left is not None and kept.watcher.painted]
+        if any(kept.left is None for kept in self._kept.values()):
+            return [(kept.volume, False) for kept in left]
+        last = max((kept.left for kept in left if kept.left is not None), default=0.0)
+        return [(kept.volume, last - (kept.left or 0.0) < _TOGETHER_SECONDS) for kept in left]
 
     def image_record(self, volume: AnnotatedVolume) -> ImageRecord:
         """Where the image of a volume is, as the record says it."""
@@ -192,6 +220,9 @@ class Autosave:
         SessionError
             If another window has the folder open.
         """
+        for kept in self._kept.values():
+            if kept.volume.annotation.nbytes <= _SWEPT_BYTES:  # whatever no event told of
+                kept.watcher.touch()
         self.look()
         self._not_before, self.is_awake = 0.0, True
         end = time.monotonic() + seconds
@@ -213,7 +244,7 @@ class Autosave:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
         if self.is_awake:
             # what cannot be written was said already, and there is nobody left to tell
-            with suppress(OSError, SessionError, RuntimeError):  # the last of a program that is ending already
+            with suppress(Exception):  # a program that is ending must not stumble
                 self.flush(seconds, images=True)
         self.background.close()
         if self._locked:
@@ -240,7 +271,7 @@ class Autosave:
         if not self.background.flush(20.0):
             raise TimeoutError(0, "the disk does not answer")
         old = self.folder
-        if old.path.exists():
+        if old.path.exists() and self._locked:  # a folder that was never ours holds nothing of this session
             old.transfer(folder, keep)
         try:
             folder.lock()
@@ -254,11 +285,12 @@ class Autosave:
 
     def _look(self, kept: _Kept, seconds: float) -> None:
         for z, old, new in kept.watcher.look(seconds):
-            kept.dirty.add(z)
+            if kept.annotation:
+                kept.dirty.add(z)
             self._record_is_stale = True  # it holds the provenance of slices
-            self.slice_changed.emit(kept.volume.uid, z, old, new)
+            self.slice_changed.emit(kept.volume.uid, z, new if kept.is_new else old, new)
         if kept.watcher.is_done:
-            kept.touched = None
+            kept.touched, kept.is_new = None, False
 
     def _begin_writing(self) -> None:
         """Hand what changed to the background, if anything did: strokes first, then images."""
@@ -276,37 +308,32 @@ class Autosave:
 
     def _take_changes(self) -> tuple[Callable[[], None], Callable[[], None]]:
         """What writes the painted slices and the record as they are now, and what to do if that fails."""
-        changes = [
-            (kept, sorted(kept.dirty), [np.array(kept.volume.annotation_slice(z)) for z in sorted(kept.dirty)])
-            for kept in self._all()
-            if kept.dirty
-        ]
-        record = self._make_record()
-        layouts = [(kept.annotation, kept.layout) for kept in self._kept.values()]
-        for kept, _, _ in changes:
-            kept.dirty.clear()
+        self._notice_what_was_deleted()
+        changes = [_Change(kept) for kept in self._all() if kept.annotation and (kept.dirty or kept.left is None)]
+        record, folder = self._make_record(), self.folder
         self._record_is_stale = False
 
         def put_back() -> None:
-            for kept, slices, _ in changes:
-                kept.dirty.update(slices)
+            for change in changes:
+                change.put_back()
             self._record_is_stale = True
 
         def write() -> None:
             if not self._locked:
-                self.folder.lock()
+                folder.lock()
                 self._locked = True
-            for relative, (shape, dtype, axis) in layouts:
-                array = self.folder.array(relative, axis)
-                if not array.fits(shape, dtype):
-                    array.create(shape, dtype)
-            for kept, slices, planes in changes:
-                array = self.folder.array(kept.annotation, kept.layout[2])
-                for z, plane in zip(slices, planes, strict=True):
-                    array.write(z, plane)
-            self.folder.write(record)
+            for change in changes:
+                change.write(folder)
+            folder.write(record)
 
         return write, put_back
+
+    def _notice_what_was_deleted(self) -> None:
+        """Write everything again of a folder that somebody deleted."""
+        for kept in self._all():
+            if kept.is_written and not (self.folder.path / kept.annotation).exists():
+                kept.dirty |= kept.watcher.painted
+                kept.copied, kept.is_written = 0, False
 
     def _copy_some(self, kept: _Kept) -> tuple[Callable[[], None], Callable[[], None]]:
         """What copies some more slices of an image that has no file, and what to do if that fails."""
@@ -320,7 +347,7 @@ class Autosave:
             kept.copied = first
 
         def write() -> None:
-            if first == 0:
+            if not array.exists():
                 array.create(volume.image.shape, volume.image.dtype)
             for z in range(first, last):
                 array.write(z, volume.image_slice(z), at_once=False)  # it can be copied again
@@ -348,6 +375,10 @@ class Autosave:
         self._writing = False
         self._error = None
         self._say("")
+        for kept in self._all():
+            kept.is_written = kept.is_written or bool(kept.annotation)
+            if kept.before and kept.watcher.is_done and not kept.dirty:
+                kept.before, self._record_is_stale = "", True
         if not self._has_dirty() and not self._record_is_stale:
             self.saved.emit()
 
@@ -371,33 +402,41 @@ class Autosave:
             self.problem_changed.emit(problem)
 
     def _new(self, volume: AnnotatedVolume) -> _Kept:
-        kept = _Kept(SliceWatcher(volume), self._free_path("annotations", volume.name), _layout(volume))
+        annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
+        kept = _Kept(SliceWatcher(volume), annotation, _layout(volume))
         if volume.source is None:
             kept.embedded = self._free_path("images", volume.name)
         return kept
 
     def _go_on(self, kept: _Kept, volume: AnnotatedVolume) -> None:
         """The same volume, perhaps with other pixels, another type or another slice axis."""
+        earlier = kept.volume
+        if volume.source is None and earlier.source is not None and volume.image.shape == earlier.image.shape:
+            volume.source = earlier.source  # its disk is away: it may come back
+        if volume.source is None and not kept.embedded:
+            kept.embedded, kept.copied = self._free_path("images", volume.name), 0
         if _layout(volume) == kept.layout:
-            same = kept.volume.annotation is volume.annotation
             kept.watcher.volume = volume
-            if not same:
+            if earlier.annotation is not volume.annotation:
                 kept.watcher.touch()
             return
         # never over what was kept: an array of another form gets a new name, and the old one stays
+        kept.before = kept.before or (kept.annotation if kept.is_written else "")
         kept.annotation = self._free_path("annotations", volume.name)
         kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), _layout(volume), set()
+        kept.is_new, kept.is_written = True, False
         self._record_is_stale = True
         if kept.embedded and kept.copied < volume.n_slices:
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0
 
     def _free_path(self, room: str, name: str) -> str:
         """A path within the folder that nothing has: what is there is never written over."""
-        taken = {path for kept in (*self._all(), *self._left.values()) for path in (kept.annotation, kept.embedded)}
+        paths = (path for kept in self._all() for path in (kept.annotation, kept.embedded, kept.before))
+        taken = {path.casefold() for path in paths}  # some disks do not tell Scan from scan
         stem, number = safe_name(name), 1
         while True:
             path = f"{room}/{stem}{'' if number == 1 else f'-{number}'}.zarr"
-            if path not in taken and not (self.folder.path / path).exists():
+            if path.casefold() not in taken and not (self.folder.path / path).exists():
                 return path
             number += 1
 
@@ -411,8 +450,39 @@ class Autosave:
         return any(kept.dirty for kept in self._all())
 
 
+class _Change:
+    """Slices of a volume as they are now, to be written into its array as it is now."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+        self._annotation, self._layout = kept.annotation, kept.layout
+        self._slices = sorted(kept.dirty)
+        self._planes = [np.array(kept.volume.annotation_slice(z)) for z in self._slices]
+        kept.dirty.clear()
+
+    def put_back(self) -> None:
+        """They were not written: they are still to be, unless the volume has another form by now."""
+        if self._kept.annotation == self._annotation:
+            self._kept.dirty.update(self._slices)
+
+    def write(self, folder: SessionFolder) -> None:
+        """Write them; raises OSError."""
+        shape, dtype, axis = self._layout
+        array = folder.array(self._annotation, axis)
+        if not array.exists():
+            array.create(shape, dtype)
+        elif not array.fits(shape, dtype):
+            raise FileExistsError(17, "an array of another form is there already", str(array.path))
+        one_by_one = len(self._slices) <= _ONE_BY_ONE
+        for z, plane in zip(self._slices, self._planes, strict=True):
+            array.write(z, plane, at_once=one_by_one)
+        if not one_by_one and hasattr(os, "sync"):
+            os.sync()  # of many, all at once is faster than one after the other
+
+
 def _layout(volume: AnnotatedVolume) -> tuple[tuple[int, ...], np.dtype, int]:
-    return tuple(int(n) for n in volume.annotation.shape), np.dtype(volume.annotation.dtype), volume.slice_axis
+    dtype = np.dtype(volume.annotation.dtype).newbyteorder("=")
+    return tuple(int(n) for n in volume.annotation.shape), dtype, volume.slice_axis
 
 
 def _relative(path: Path, folder: Path) -> str:

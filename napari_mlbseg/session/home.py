@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -40,11 +41,8 @@ def sessions_home() -> Path:
 
 def unsaved_path(name: str) -> Path:
     """A folder for a new session, called after the time and what is segmented; it is not made."""
-    stem = f"{datetime.now():%Y-%m-%d %H.%M} {safe_name(name)[:40]}"
-    number = 1
-    while (path := sessions_home() / f"{stem}{'' if number == 1 else f' ({number})'}{SUFFIX}").exists():
-        number += 1
-    return path
+    # two windows may begin in the same minute, on the same image
+    return sessions_home() / f"{datetime.now():%Y-%m-%d %H.%M} {safe_name(name)[:40]} {uuid.uuid4().hex[:4]}{SUFFIX}"
 
 
 def is_unsaved(path: Path) -> bool:

@@ -65,7 +65,9 @@ def image_path(folder: SessionFolder, record: ImageRecord, moved: Mapping[str, P
         Path in the record -> where the file is now. A file beside a moved one needs no entry of its own.
     """
     if record.kind == "embedded":
-        return folder.path / record.path
+        if moved and record.path in moved:
+            return moved[record.path]
+        return folder.path / record.path if record.complete else None
     old = Path(record.path)
     candidates = [moved[record.path]] if moved and record.path in moved else []
     if record.relative:
@@ -77,8 +79,8 @@ def image_path(folder: SessionFolder, record: ImageRecord, moved: Mapping[str, P
 
 
 def missing_images(folder: SessionFolder, record: SessionRecord, moved: Mapping[str, Path] | None = None) -> list[str]:
-    """Recorded paths of images that are not where they were."""
-    return [v.image.path for v in record.volumes if image_path(folder, v.image, moved) is None]
+    """Recorded paths of images that are not where they were, or of which only a part was copied."""
+    return [v.image.path for v in record.volumes if v.attached and image_path(folder, v.image, moved) is None]
 
 
 def load_session(path: Path, moved: Mapping[str, Path] | None = None) -> LoadedSession:
@@ -99,7 +101,7 @@ def load_session(path: Path, moved: Mapping[str, Path] | None = None) -> LoadedS
     folder = SessionFolder(path)
     record = folder.read()
     notes: list[str] = []
-    volumes = tuple(_load_volume(folder, volume, moved, notes) for volume in record.volumes)
+    volumes = tuple(_load_volume(folder, volume, moved, notes) for volume in record.volumes if volume.attached)
     return LoadedSession(folder, record, volumes, tuple(notes))
 
 
@@ -108,7 +110,8 @@ def _load_volume(
 ) -> LoadedVolume:
     path = image_path(folder, record.image, moved)
     if path is None:
-        raise SessionError(f"The image {record.image.path} of '{record.name}' is missing: say where it is now.")
+        what = "was not copied completely" if record.image.kind == "embedded" else "is missing"
+        raise SessionError(f"The image {record.image.path} of '{record.name}' {what}: say where it is now.")
     image, grid = _read_image(record, path)
     shape = tuple(n for axis, n in enumerate(image.shape) if axis != record.channel_axis)
     if shape != record.shape:
@@ -130,7 +133,7 @@ def _load_volume(
         marks=marks.setdefault(record.slice_axis, SliceMarks()),
         independent_slices=record.independent_slices,
         uid=record.uid,
-        source=None if record.image.kind == "embedded" else ImageSource(record.image.kind, path, record.image.channel),
+        source=_source(record.image, path),
         grid=grid,
         geometry=record.geometry,
         is_annotated=bool(record.annotation),
@@ -138,17 +141,19 @@ def _load_volume(
     return LoadedVolume(volume, marks, record)
 
 
+def _source(record: ImageRecord, path: Path) -> ImageSource | None:
+    """Where the image was read from, if not from the session's own copy."""
+    if record.kind != "embedded":
+        return ImageSource(record.kind, path, record.channel)
+    return None if (path / "zarr.json").exists() else ImageSource("file", path)
+
+
 def _read_image(record: VolumeRecord, path: Path) -> tuple[Any, FileGrid | None]:
     """The image in the order of its layer, and the grid of its file."""
     image = record.image
     if image.kind == "zarr":
         return open_array(path), None
-    if image.kind == "embedded":
-        if not image.complete:
-            raise SessionError(
-                f"The image of '{record.name}' had no file and was not copied completely before the program ended. "
-                f"What was painted is safe in {image.path.replace('images/', 'annotations/')}."
-            )
+    if image.kind == "embedded" and (path / "zarr.json").exists():
         return np.asarray(open_array(path)[:]), None
     from napari_mlbseg.io.readers import read_layers  # brings nibabel and tifffile
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_mlbseg import __version__
 from napari_mlbseg.session.marks import SliceMarks
-from napari_mlbseg.session.records import MarksRecord, SessionRecord, VolumeRecord
+from napari_mlbseg.session.records import MarksRecord, RoundRecord, SessionRecord, VolumeRecord
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 if TYPE_CHECKING:
@@ -23,11 +23,26 @@ def make_record(session: SegmentationSession, autosave: Autosave) -> SessionReco
         version=__version__,
         classes=tuple(session.known_classes()),
         config=session.config.model_dump(mode="json"),
-        volumes=tuple(_volume(volume, session.marks_of(volume.uid), autosave) for volume in session),
-        rounds=tuple(past.to_record() for past in session.rounds),
+        volumes=_volumes(session, autosave),
+        rounds=tuple(sorted((*(past.to_record() for past in session.rounds), *session.lost_rounds), key=_number)),
         restored=session.restored.number if session.restored is not None else None,
         left_out=tuple(session.left_out),
     )
+
+
+def _number(record: RoundRecord) -> int:
+    return record.number
+
+
+def _volumes(session: SegmentationSession, autosave: Autosave) -> tuple[VolumeRecord, ...]:
+    """The session's volumes, and those that left it with something painted on them."""
+    listed = [(volume, True) for volume in session if volume.annotation.ndim == 3]
+    records = [
+        _volume(volume, session.marks_of(volume.uid), autosave).model_copy(update={"attached": attached})
+        for volume, attached in (*listed, *autosave.left_volumes())
+    ]
+    known = {record.uid for record in records}
+    return (*records, *(record for record in session.detached if record.uid not in known))
 
 
 def _volume(volume: AnnotatedVolume, marks: Mapping[int, SliceMarks], autosave: Autosave) -> VolumeRecord:

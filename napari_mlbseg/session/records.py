@@ -99,6 +99,8 @@ class VolumeRecord(_Record):
         For each slice axis.
     provenance : dict of int to str
         Of the slices along `slice_axis` on which something is painted: for people and other programs.
+    attached : bool
+        False: it was taken out of the session. What was painted on it stays in the folder, but it is not opened.
     """
 
     uid: str
@@ -114,6 +116,7 @@ class VolumeRecord(_Record):
     independent_slices: bool
     marks: dict[int, MarksRecord]
     provenance: dict[int, str] = {}
+    attached: bool = True
 
 
 class SliceScore(_Record):

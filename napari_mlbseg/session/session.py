@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -26,7 +28,7 @@ from napari_mlbseg.session.autosave import Autosave
 from napari_mlbseg.session.marks import Acceptance, Provenance, SliceMarks, slice_digest
 from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
-from napari_mlbseg.session.records import RoundRecord, SessionError, SliceScore
+from napari_mlbseg.session.records import RoundRecord, SessionError, SliceScore, VolumeRecord
 from napari_mlbseg.session.rounds import Check, Round
 from napari_mlbseg.session.shelf import RoundShelf
 from napari_mlbseg.session.storage import SUFFIX, SessionFolder
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentationSession", "SessionState"]
 
+_SECONDS_TO_DIE = 5.0  # of a worker that was killed
 _LEAST_LEFT_OUT = 3  # clean slices for a leave-one-out
 
 
@@ -102,6 +105,7 @@ class SegmentationSession:
         self._shelf.scored.connect(self._on_scored)
         self._shelf.places_found.connect(self._on_places_found)
         self.left_out: list[SliceScore] = []
+        self.detached: list[VolumeRecord] = []  # of volumes that an earlier process took out of the session
         self.warm_start = True
         if folder is not None:
             self._use(SessionFolder(folder))
@@ -273,6 +277,11 @@ class SegmentationSession:
         return self._shelf.rounds
 
     @property
+    def lost_rounds(self) -> list[RoundRecord]:
+        """Records of rounds whose files cannot be read now: they are kept, since the files may come back."""
+        return self._shelf.lost
+
+    @property
     def restored(self) -> Round | None:
         """The round that a person went back to; None: the latest is the one to go on from."""
         return self._shelf.restored
@@ -329,15 +338,20 @@ class SegmentationSession:
         number = self._shelf.next_number(saver.folder)
         base = self._shelf.warm_for(task) if self.warm_start else None
         last = self.current_round
-        job = LocalJob.create(
-            saver.folder.round_path(number),
-            task,
-            previous=base.job.folder.path if base is not None else None,
-            threads=_threads_beside_a_window(),
-            painted={v.name: self.painted_slices(v.name) for v in self},
-            like=last.job.folder.path if last is not None else None,
-        )
-        job.start()
+        path = saver.folder.round_path(number)
+        try:
+            job = LocalJob.create(
+                path,
+                task,
+                previous=base.job.folder.path if base is not None else None,
+                threads=_threads_beside_a_window(),
+                painted={v.name: self.painted_slices(v.name) for v in self},
+                like=last.job.folder.path if last is not None else None,
+            )
+            job.start()
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)  # half a round is none
+            raise
         started = Round(number=number, job=job, task=task, record=self._round_record(number, base))
         self.rounds.append(started)
         self._shelf.restored = None
@@ -361,8 +375,14 @@ class SegmentationSession:
             )
         saver = self._saver()
         saver.flush()
+        shutil.rmtree(saver.folder.checks_path, ignore_errors=True)  # of earlier ones, only the scores are of use
+        last = self.current_round
         job = LocalJob.create(
-            saver.folder.next_check_path(), task, kind="leave_one_out", threads=_threads_beside_a_window()
+            saver.folder.next_check_path(),
+            task,
+            kind="leave_one_out",
+            threads=_threads_beside_a_window(),
+            like=last.job.folder.path if last is not None else None,
         )
         job.start()
         self._check = Check(job, {volume.name: volume.uid for volume in self})
@@ -430,15 +450,13 @@ class SegmentationSession:
         """Delete a round and its files; raises as `restore`."""
         self._refuse_while_running()
         gone = self.round(number)
-        was_shown = self.shown_round is gone
         self._shelf.remove(gone)
         path = gone.job.folder.path
         self._saver().background.submit(lambda: shutil.rmtree(path, ignore_errors=True))
         self._touch_record()
         self.rounds_changed.emit()
         self.scores_changed.emit()
-        if was_shown:
-            self.round_shown.emit(self.shown_round)
+        self.round_shown.emit(self.shown_round)  # it may have filled gaps of the one that is shown
 
     def round(self, number: int) -> Round:
         """The round of that number; raises KeyError."""
@@ -463,7 +481,7 @@ class SegmentationSession:
 
     def save(self) -> None:
         """Write everything now; raises OSError or SessionError as `Autosave.flush`."""
-        self._saver().flush(images=True)
+        self._saver().flush()
 
     def save_as(self, path: str | os.PathLike[str]) -> None:
         """Keep the session in another folder from now on; one that nobody had saved is moved there.
@@ -485,12 +503,11 @@ class SegmentationSession:
             raise SessionError("A training is running in the session's folder: stop it or wait, then save elsewhere.")
         if target.exists():
             raise SessionError(f"{target} is there already: choose another name.")
+        if target.is_relative_to(self.folder):
+            raise SessionError(f"{target} lies within the session itself: choose another folder.")
         saver = self._saver()
-        try:
-            saver.flush(images=True)
-        except OSError:
-            if not self.is_unsaved and saver.folder.path.exists():
-                raise
+        with suppress(OSError, SessionError):  # what cannot be written here is written there
+            saver.flush()
         self._move(saver, target)
         home.remember(target)
         self.folder_changed.emit()
@@ -513,6 +530,7 @@ class SegmentationSession:
             If another window has it open.
         """
         self._refuse_while_running()
+        config = TrainingConfig.parse(loaded.record.config)
         try:
             loaded.folder.lock()
             is_locked = True
@@ -530,11 +548,14 @@ class SegmentationSession:
                 saver.adopt(each.volume, each.record.annotation, each.record.image)
         self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored)
         self.left_out = list(loaded.record.left_out)
+        self.detached = [volume for volume in loaded.record.volumes if not volume.attached]
         self._check = None
-        self.config = TrainingConfig.parse(loaded.record.config)
+        self.config = config
         home.remember(loaded.folder.path)
         self.set_volumes([each.volume for each in loaded.volumes])
+        saver.is_awake = False
         make_layers()
+        saver.is_awake = True  # not before: a record of half a session must not be written
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()
@@ -545,15 +566,23 @@ class SegmentationSession:
         elif self.shown_round is not None:
             self.round_shown.emit(self.shown_round)
 
-    def close(self) -> None:
-        """Stop a running job, save, and let go of everything. Call it when the window goes."""
+    def close(self, *, stop_job: bool = True) -> None:
+        """Stop a running job, save, and let go of everything. Call it when the window goes.
+
+        Parameters
+        ----------
+        stop_job : bool
+            Otherwise a running job goes on, to be found again when the session is opened.
+        """
         job = self._running_job
-        if job is not None and not job.state.is_final:
+        if stop_job and job is not None and not job.state.is_final:
             job.cancel()
             if isinstance(job, LocalJob):
                 job.kill()
-                for _ in job.events(interval=0.02):
-                    pass
+                end = time.monotonic() + _SECONDS_TO_DIE
+                while not job.state.is_final and time.monotonic() < end:
+                    job.poll()
+                    time.sleep(0.02)
         self._let_go()
         self.rounds.clear()
         self._set_state(SessionState.IDLE)
@@ -583,7 +612,8 @@ class SegmentationSession:
         saver.slice_changed.disconnect(self._on_slice_changed)
         saver.problem_changed.disconnect(self._on_problem)
         is_marked = any(m.clean or m.accepted for marks in self._marks.values() for m in marks.values())
-        is_worth_keeping = saver.is_awake and (saver.has_content or is_marked or self.rounds)
+        has_rounds = bool(self.rounds or self._shelf.lost)
+        is_worth_keeping = saver.has_content or is_marked or has_rounds or saver.folder.has_strokes()
         if home.is_unsaved(saver.folder.path) and not is_worth_keeping:
             saver.folder.remove()
 

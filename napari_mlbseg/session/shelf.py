@@ -46,6 +46,7 @@ class RoundShelf:
     def __init__(self) -> None:
         self.rounds: list[Round] = []
         self.restored: Round | None = None
+        self.lost: list[RoundRecord] = []  # of rounds whose files cannot be read: they may come back
 
     def __iter__(self) -> Iterator[Round]:
         return iter(self.rounds)
@@ -76,19 +77,20 @@ class RoundShelf:
             self.restored = None
 
     def reopen(self, folder: SessionFolder, records: Collection[RoundRecord], restored: int | None) -> None:
-        """Take in the rounds of a session folder whose files are still there."""
-        self.rounds = []
+        """Take in the rounds of a session folder; records of those whose files cannot be read are kept."""
+        self.rounds, self.lost = [], []
         for record in records:
             try:
                 self.rounds.append(Round.reopen(JobFolder(folder.round_path(record.number)), record))
-            except (OSError, ValueError):  # its request was never written, or somebody deleted it
-                continue
+            except (OSError, ValueError, KeyError):  # never written, deleted, or its image lies elsewhere now
+                self.lost.append(record)
         self.restored = next((past for past in self.rounds if past.number == restored), None)
 
     def next_number(self, folder: SessionFolder) -> int:
         """A number that no round has, and no folder of one that was lost."""
         on_disk = [int(path.name) for path in folder.rounds_path.glob("*") if path.name.isdigit()]
-        return max([*(past.number for past in self.rounds), *on_disk], default=0) + 1
+        known = (record.number for record in self.lost)
+        return max([*(past.number for past in self.rounds), *known, *on_disk], default=0) + 1
 
     def warm_for(self, task: SegmentationTask) -> Round | None:
         """The restored round, else the latest, that left a model for the same classes and network."""

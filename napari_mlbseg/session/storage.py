@@ -43,6 +43,10 @@ _HASHED_WHOLE = 2**26  # bytes of a file up to which all of it is read for its f
 _PIECE = 2**16
 
 
+#: Folders that sessions of this process have open.
+_OPEN: dict[Path, SessionFolder] = {}
+
+
 class SliceArray:
     """A zarr array with one chunk a slice along any axis.
 
@@ -58,11 +62,19 @@ class SliceArray:
         self._array: zarr.Array | None = None
 
     def create(self, shape: Sequence[int], dtype: Any) -> None:
-        """Make it, all zero; replaces what was there."""
+        """Make it, all zero.
+
+        Raises
+        ------
+        FileExistsError
+            If there is an array already: nothing that was painted is ever written over.
+        """
+        if self.exists():
+            raise FileExistsError(17, "an array of another form is there already", str(self.path))
         shape = tuple(int(n) for n in shape)
         chunks = tuple(1 if axis == self.slice_axis else max(1, n) for axis, n in enumerate(shape))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._array = create_array(self.path, shape, chunks, np.dtype(dtype))
+        self._array = create_array(self.path, shape, chunks, np.dtype(dtype).newbyteorder("="))
 
     def open(self) -> zarr.Array:
         """The array, for reading and writing; raises FileNotFoundError."""
@@ -79,9 +91,10 @@ class SliceArray:
         if not self.exists():
             return False
         array = self.open()
+        dtype = np.dtype(dtype).newbyteorder("=")  # zarr keeps the byte order apart from the type
         whole = all(chunk == (1 if axis == self.slice_axis else n) for axis, (chunk, n) in
                     enumerate(zip(array.chunks, array.shape, strict=True)))  # fmt: skip
-        return whole and array.shape == tuple(shape) and array.dtype == np.dtype(dtype)
+        return whole and array.shape == tuple(shape) and array.dtype.newbyteorder("=") == dtype
 
     def write(self, z: int, plane: np.ndarray, *, at_once: bool = True) -> None:
         """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns, if `at_once`."""
@@ -149,26 +162,32 @@ class SessionFolder:
     # -- one process at a time -----------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Take the folder for this process.
+        """Take the folder for this session.
 
         Raises
         ------
         SessionError
-            If another living process has it open.
+            If another session has it open, in this process or another living one.
         OSError
             If the folder cannot be written.
         """
+        if _OPEN.get(self.path, self) is not self:
+            raise SessionError(f"The session {self.path.name} is open in this program already: close it there first.")
         holder = self._holder()
         if holder is not None and holder != os.getpid():
             raise SessionError(
                 f"The session {self.path.name} is open in another window (process {holder}): close it there first."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        _OPEN[self.path] = self
         me = {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
         write_atomically(self.lock_file, json.dumps(me))
 
     def unlock(self) -> None:
-        """Let go of the folder, if this process holds it."""
+        """Let go of the folder, if this session holds it."""
+        if _OPEN.get(self.path, self) is not self:
+            return
+        _OPEN.pop(self.path, None)
         with suppress(OSError):
             if self._holder() == os.getpid():
                 self.lock_file.unlink(missing_ok=True)
@@ -200,6 +219,10 @@ class SessionFolder:
             shutil.rmtree(temporary, ignore_errors=True)
         if not keep:
             self.remove()
+
+    def has_strokes(self) -> bool:
+        """Whether any annotation within holds something."""
+        return any(path.is_file() for path in self.path.glob("annotations/*/c/**/*"))
 
     def remove(self) -> None:
         """Delete the folder and all that is in it."""
@@ -258,7 +281,7 @@ def _synchronise(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows knows no such thing for folders
     with suppress(FileNotFoundError):
-        number = os.open(path, os.O_RDONLY)
+        number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows wants a handle to write with
         try:
             os.fsync(number)
         finally:

@@ -96,7 +96,7 @@ class VolumeBinding:
             source=image_source(image),
             grid=_file_entry(image).get("grid"),
             geometry=geometry_of(image),
-            is_annotated=self.annotation is not None,
+            is_annotated=self.annotation is not None and annotation.ndim == 3,
         )
 
     def holds(self, layer: Layer | None) -> bool:

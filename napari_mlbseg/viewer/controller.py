@@ -310,6 +310,8 @@ class DockController:
         """End the training and let go of everything. Safe to call more than once."""
         if self._closed:
             return
+        if any(not self._is_current(binding) for binding in self.bindings):
+            self.sync()
         self._closed = True
         with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
             self._timer.stop()
@@ -332,7 +334,14 @@ class DockController:
     def _on_painted(self, layer: Labels) -> None:
         for binding in self.bindings:
             if binding.annotation == layer:
+                if not self._is_current(binding):  # its pixels were replaced: a conversion, another plugin
+                    self.sync()
                 self.session.touch(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
+
+    def _is_current(self, binding: VolumeBinding) -> bool:
+        """Whether the session knows the array that a layer holds now."""
+        volume = self.session.volume_of(binding.uid)
+        return volume is None or binding.annotation is None or volume.annotation is binding.annotation.data
 
     def _on_renamed(self, event: Any) -> None:
         self.sync()

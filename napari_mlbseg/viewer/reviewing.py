@@ -59,6 +59,13 @@ class Reviewer:
         if target is None:
             return
         binding, annotation, z, prediction = target
+        largest = np.iinfo(annotation.data.dtype).max
+        if prediction.max() > largest:
+            controller.complained.emit(
+                f"The prediction holds label {prediction.max()}, but '{annotation.name}' takes numbers up to {largest} "
+                "only: convert it first (right-click the layer, Convert data type)."
+            )
+            return
         before = self._digest(annotation, z)
         region = self._region(annotation, z)
         changed = put_prediction(

@@ -59,6 +59,9 @@ class SessionFiles:
             return
         if self.is_busy:
             return
+        if path.absolute() == controller.session.folder:
+            controller.complained.emit(f"The session {path.name} is open already.")
+            return
         try:
             folder = SessionFolder(path)
             lost = missing_images(folder, folder.read(), moved)
@@ -80,11 +83,13 @@ class SessionFiles:
         self._try(lambda: self._controller.session.save_as(path))
 
     def export(self, out: Path) -> None:
-        """Write annotation and results as image files, in a thread."""
+        """Write annotation and results as image files into a new folder within `out`, in a thread."""
         from napari_mlbseg.session.exporting import export_session  # brings nibabel and tifffile
 
         session = self._controller.session
         volumes, shown = list(session), session.shown_round
+        number = f" round {shown.number}" if shown is not None else ""
+        out = _free_folder(out / f"{session.folder.stem}{number}")
 
         def tell(written: list[Path]) -> None:
             show_info(f"MLB-Seg: {len(written)} files written to {out}")
@@ -108,7 +113,7 @@ class SessionFiles:
 
         try:
             controller.session.load(loaded, make_layers)
-        except (SessionError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # or a training was started meanwhile
             controller.complained.emit(str(error))
             return
         controller.complained.emit("")
@@ -163,3 +168,12 @@ class SessionFiles:
     def _ready(self) -> None:
         self.is_busy = False
         self.busy_changed.emit("")
+
+
+def _free_folder(wanted: Path) -> Path:
+    """`wanted`, or with a number behind it where that is there: an export replaces no other."""
+    path, number = wanted, 1
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.name} ({number})")
+    return path

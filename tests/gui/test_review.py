@@ -254,7 +254,7 @@ def test_opening_waits_for_a_training(reviewed, tmp_path):
 def test_a_full_disk_is_said_in_the_dock_and_painting_goes_on(reviewed, wait_for, monkeypatch):
     _, dock, annotation = reviewed
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("napari_mlbseg.session.storage.SliceArray.write", refuse)

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_is_lost(saved, sett
     volume = saved.volume("heart")
     full = OSError(28, "No space left on device")
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise full
 
     monkeypatch.setattr("napari_mlbseg.session.storage.SliceArray.write", refuse)
@@ -309,7 +309,7 @@ def test_a_folder_that_is_read_only_can_be_opened_and_says_so(saved, settle, mon
     path = saved.folder
     saved.close()
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("napari_mlbseg.session.storage.write_atomically", refuse)
