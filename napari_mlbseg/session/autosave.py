@@ -6,15 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from psygnal import Signal
 
 from napari_mlbseg.jobs.folder import safe_name
 from napari_mlbseg.session.background import Background
+from napari_mlbseg.session.kept import Change, Kept, layout_of
 from napari_mlbseg.session.records import ImageRecord, SessionError, SessionRecord
 from napari_mlbseg.session.storage import SessionFolder, content_hash
 from napari_mlbseg.session.volume import AnnotatedVolume
@@ -28,31 +27,6 @@ _RETRY_SECONDS = 4.0  # after a failure
 _BATCH_BYTES = 2**25  # of an image that is copied into the folder, at a time
 _SWEPT_BYTES = 2**28  # annotations up to this size are compared once more before something relies on them
 _TOGETHER_SECONDS = 5.0  # within which a window that is closed takes its layers away
-_ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk before the record names it
-
-
-@dataclass(eq=False)
-class _Kept:
-    """What the folder holds, or is to hold, of a volume; it stays when the volume leaves the session."""
-
-    watcher: SliceWatcher
-    annotation: str  # path of its array within the folder; empty where nobody paints
-    layout: tuple[tuple[int, ...], np.dtype, int]  # shape, type and slice axis
-    dirty: set[int] = field(default_factory=set)
-    touched: float | None = None
-    is_new: bool = True  # whether its slices were not all looked at yet
-    is_written: bool = False  # whether the folder holds its array
-    before: str = ""  # path of its array in an earlier form, until the present one is complete
-    left: float | None = None  # when it left the session
-    embedded: str = ""  # path of the copied image
-    copied: int = 0  # slices of it that are copied
-    content: str = ""  # fingerprint of its file
-    asked: bool = False  # whether that is being computed
-
-    @property
-    def volume(self) -> AnnotatedVolume:
-        """The volume as it is now."""
-        return self.watcher.volume
 
 
 class Autosave:
@@ -77,7 +51,7 @@ class Autosave:
     def __init__(self, folder: SessionFolder, record: Callable[[], SessionRecord]) -> None:
         self.folder = folder
         self._make_record = record
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
         self._record_is_stale = False
         self._not_before = 0.0
         self._writing = False
@@ -116,7 +90,7 @@ class Autosave:
         watcher = SliceWatcher(volume)
         for _ in watcher.look(float("inf")):
             pass
-        kept = _Kept(watcher, annotation, _layout(volume), content=image.content, is_new=False, is_written=True)
+        kept = Kept(watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True)
         if image.kind == "embedded":
             kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
         self._kept[volume.uid] = kept
@@ -283,7 +257,7 @@ class Autosave:
             old.unlock()
         self.folder, self._locked, self._record_is_stale = folder, True, True
 
-    def _look(self, kept: _Kept, seconds: float) -> None:
+    def _look(self, kept: Kept, seconds: float) -> None:
         for z, old, new in kept.watcher.look(seconds):
             if kept.annotation:
                 kept.dirty.add(z)
@@ -309,7 +283,7 @@ class Autosave:
     def _take_changes(self) -> tuple[Callable[[], None], Callable[[], None]]:
         """What writes the painted slices and the record as they are now, and what to do if that fails."""
         self._notice_what_was_deleted()
-        changes = [_Change(kept) for kept in self._all() if kept.annotation and (kept.dirty or kept.left is None)]
+        changes = [Change(kept) for kept in self._all() if kept.annotation and (kept.dirty or kept.left is None)]
         record, folder = self._make_record(), self.folder
         self._record_is_stale = False
 
@@ -335,7 +309,7 @@ class Autosave:
                 kept.dirty |= kept.watcher.painted
                 kept.copied, kept.is_written = 0, False
 
-    def _copy_some(self, kept: _Kept) -> tuple[Callable[[], None], Callable[[], None]]:
+    def _copy_some(self, kept: Kept) -> tuple[Callable[[], None], Callable[[], None]]:
         """What copies some more slices of an image that has no file, and what to do if that fails."""
         volume, first = kept.volume, kept.copied
         array = self.folder.array(kept.embedded, volume.image_slice_axis)
@@ -356,7 +330,7 @@ class Autosave:
             self._record_is_stale = True  # it is complete now
         return write, put_back
 
-    def _ask_content(self, kept: _Kept) -> None:
+    def _ask_content(self, kept: Kept) -> None:
         assert kept.volume.source is not None  # the caller saw to it
         path = kept.volume.source.path
         kept.asked = True
@@ -401,21 +375,21 @@ class Autosave:
             self.problem = problem
             self.problem_changed.emit(problem)
 
-    def _new(self, volume: AnnotatedVolume) -> _Kept:
+    def _new(self, volume: AnnotatedVolume) -> Kept:
         annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
-        kept = _Kept(SliceWatcher(volume), annotation, _layout(volume))
+        kept = Kept(SliceWatcher(volume), annotation, layout_of(volume))
         if volume.source is None:
             kept.embedded = self._free_path("images", volume.name)
         return kept
 
-    def _go_on(self, kept: _Kept, volume: AnnotatedVolume) -> None:
+    def _go_on(self, kept: Kept, volume: AnnotatedVolume) -> None:
         """The same volume, perhaps with other pixels, another type or another slice axis."""
         earlier = kept.volume
         if volume.source is None and earlier.source is not None and volume.image.shape == earlier.image.shape:
             volume.source = earlier.source  # its disk is away: it may come back
         if volume.source is None and not kept.embedded:
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0
-        if _layout(volume) == kept.layout:
+        if layout_of(volume) == kept.layout:
             kept.watcher.volume = volume
             if earlier.annotation is not volume.annotation:
                 kept.watcher.touch()
@@ -423,7 +397,7 @@ class Autosave:
         # never over what was kept: an array of another form gets a new name, and the old one stays
         kept.before = kept.before or (kept.annotation if kept.is_written else "")
         kept.annotation = self._free_path("annotations", volume.name)
-        kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), _layout(volume), set()
+        kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), layout_of(volume), set()
         kept.is_new, kept.is_written = True, False
         self._record_is_stale = True
         if kept.embedded and kept.copied < volume.n_slices:
@@ -440,7 +414,7 @@ class Autosave:
                 return path
             number += 1
 
-    def _all(self) -> Iterable[_Kept]:
+    def _all(self) -> Iterable[Kept]:
         return self._kept.values()
 
     def _has_images_to_copy(self) -> bool:
@@ -448,41 +422,6 @@ class Autosave:
 
     def _has_dirty(self) -> bool:
         return any(kept.dirty for kept in self._all())
-
-
-class _Change:
-    """Slices of a volume as they are now, to be written into its array as it is now."""
-
-    def __init__(self, kept: _Kept) -> None:
-        self._kept = kept
-        self._annotation, self._layout = kept.annotation, kept.layout
-        self._slices = sorted(kept.dirty)
-        self._planes = [np.array(kept.volume.annotation_slice(z)) for z in self._slices]
-        kept.dirty.clear()
-
-    def put_back(self) -> None:
-        """They were not written: they are still to be, unless the volume has another form by now."""
-        if self._kept.annotation == self._annotation:
-            self._kept.dirty.update(self._slices)
-
-    def write(self, folder: SessionFolder) -> None:
-        """Write them; raises OSError."""
-        shape, dtype, axis = self._layout
-        array = folder.array(self._annotation, axis)
-        if not array.exists():
-            array.create(shape, dtype)
-        elif not array.fits(shape, dtype):
-            raise FileExistsError(17, "an array of another form is there already", str(array.path))
-        one_by_one = len(self._slices) <= _ONE_BY_ONE
-        for z, plane in zip(self._slices, self._planes, strict=True):
-            array.write(z, plane, at_once=one_by_one)
-        if not one_by_one and hasattr(os, "sync"):
-            os.sync()  # of many, all at once is faster than one after the other
-
-
-def _layout(volume: AnnotatedVolume) -> tuple[tuple[int, ...], np.dtype, int]:
-    dtype = np.dtype(volume.annotation.dtype).newbyteorder("=")
-    return tuple(int(n) for n in volume.annotation.shape), dtype, volume.slice_axis
 
 
 def _relative(path: Path, folder: Path) -> str:
