@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 
 from napari_mlbseg.events import Failed
 from napari_mlbseg.io.phantom import Phantom, make_phantom
-from napari_mlbseg.session import SessionState
+from napari_mlbseg.session import SegmentationSession, SessionState
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -56,15 +57,18 @@ def run_demo(headless: bool, out: Path, seconds: float = 45.0) -> int:
     import napari
 
     phantom = make_phantom(_SHAPE, 0)
-    stage = _set_up(phantom, seconds)
     if not headless:
+        stage = _set_up(phantom, seconds, None)
         stage.dock.train.button.click()
         napari.run()
         return 0
-    try:
-        return _perform(stage, phantom, out)
-    finally:
-        stage.viewer.close()
+    with tempfile.TemporaryDirectory() as folder:  # nobody will want to open this session again
+        stage = _set_up(phantom, seconds, Path(folder) / "demo.mlbseg")
+        try:
+            return _perform(stage, phantom, out)
+        finally:
+            stage.dock.controller.close()
+            stage.viewer.close()
 
 
 @dataclass
@@ -93,7 +97,7 @@ class _Stage:
         self.play(lambda: time.monotonic() > end, at_most=3)
 
 
-def _set_up(phantom: Phantom, seconds: float) -> _Stage:
+def _set_up(phantom: Phantom, seconds: float, folder: Path | None) -> _Stage:
     import napari
 
     from napari_mlbseg.viewer.binding import make_annotation
@@ -106,7 +110,7 @@ def _set_up(phantom: Phantom, seconds: float) -> _Stage:
     clean = clean_slices(phantom.labels)
     annotation.data[list(clean)] = phantom.labels[list(clean)]
     viewer.add_layer(annotation)
-    dock = MLBSegDock(viewer)
+    dock = MLBSegDock(viewer, None if folder is None else SegmentationSession(folder))
     viewer.window.add_dock_widget(dock, name="MLB-Seg", area="right")
     for z in clean:
         dock.controller.mark_clean(True, z)
