@@ -214,7 +214,7 @@ class Autosave:
         for kept in self._kept.values():
             self._look(kept, float("inf"))
 
-    def close(self, seconds: float = 10.0) -> None:
+    def close(self, seconds: float = 5.0) -> None:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
         if self.is_awake:
             # what cannot be written was said already, and there is nobody left to tell
