@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -111,6 +112,8 @@ class LocalJob:
                 creationflags=_creation_flags(),
             )
         self._process = psutil.Process(self._popen.pid)
+        # asks for the exit code when there is one: nobody may poll a job that has had its last word
+        threading.Thread(target=self._popen.wait, name="mlbseg-reaper", daemon=True).start()
         self._state = JobState.RUNNING
 
     def poll(self) -> list[Event]:

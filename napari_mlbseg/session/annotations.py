@@ -71,10 +71,11 @@ class KeptVolumes:
         self._volumes = {volume.name: volume for volume in volumes}
         for volume in self:
             self._marks.setdefault(volume.uid, {})[volume.slice_axis] = volume.marks
-        if self._autosave is not None:
-            self._autosave.set_volumes(self)
+        if self._volumes or self._autosave is not None:
+            saver = self._saver()
+            saver.set_volumes(self)
             if [_identity(v) for v in before] != [_identity(v) for v in self]:
-                self._autosave.touch_record()
+                saver.touch_record()
         self.volumes_changed.emit()
 
     def remove_volume(self, name: str) -> None:

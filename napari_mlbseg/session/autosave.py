@@ -126,15 +126,19 @@ class Autosave:
         return "" if kept is None else kept.before or kept.annotation
 
     def left_volumes(self) -> list[tuple[AnnotatedVolume, bool]]:
-        """Volumes that left with something painted on them, and whether they were the last ones to leave.
+        """Volumes that left, painted or marked, and those that left last of all, which is told of each.
 
         A window that is closed takes all its layers away first: those are the session's all the same.
         """
-        left = [kept for kept in self._kept.values() if kept.left is not None and kept.watcher.painted]
-        if any(kept.left is None for kept in self._kept.values()):
-            return [(kept.volume, False) for kept in left]
-        last = max((kept.left for kept in left if kept.left is not None), default=0.0)
-        return [(kept.volume, last - (kept.left or 0.0) < _TOGETHER_SECONDS) for kept in left]
+        left = [(kept, kept.left) for kept in self._all() if kept.left is not None]
+        last = max((when for _, when in left), default=0.0)
+        is_deserted = all(kept.left is not None for kept in self._all())
+        together = [(kept, is_deserted and last - when < _TOGETHER_SECONDS) for kept, when in left]
+        return [
+            (kept.volume, was_last)
+            for kept, was_last in together
+            if was_last or kept.watcher.painted or kept.volume.marks.are_any
+        ]
 
     def image_record(self, volume: AnnotatedVolume) -> ImageRecord:
         """Where the image of a volume is, as the record says it."""

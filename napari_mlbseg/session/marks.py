@@ -61,6 +61,11 @@ class SliceMarks:
     skipped: set[int] = field(default_factory=set)
     accepted: dict[int, list[Acceptance]] = field(default_factory=dict)
 
+    @property
+    def are_any(self) -> bool:
+        """Whether anything was said."""
+        return bool(self.clean or self.rejected or self.skipped or self.accepted)
+
     def provenance(self, z: int, digest: str) -> Provenance:
         """Where slice `z` came from, whose voxels have this digest now."""
         acceptances = self.accepted.get(z, [])

@@ -101,6 +101,11 @@ def load_session(path: Path, moved: Mapping[str, Path] | None = None) -> LoadedS
     folder = SessionFolder(path)
     record = folder.read()
     notes: list[str] = []
+    if record.volumes and not any(volume.attached for volume in record.volumes):
+        attached = tuple(volume.model_copy(update={"attached": True}) for volume in record.volumes)
+        record = record.model_copy(update={"volumes": attached})  # nothing is of more use than what was taken out
+    if not record.volumes and (record.rounds or folder.has_strokes()):
+        notes.append(f"The session {path.name} lists no image. What was painted lies in its folder 'annotations'.")
     volumes = tuple(_load_volume(folder, volume, moved, notes) for volume in record.volumes if volume.attached)
     return LoadedSession(folder, record, volumes, tuple(notes))
 

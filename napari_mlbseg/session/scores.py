@@ -70,8 +70,12 @@ def mean_hd95(scores: Sequence[SliceScore]) -> float | None:
 
 
 def advice(scores_of_rounds: Sequence[Sequence[SliceScore]]) -> str:
-    """What the held-out scores of the rounds, oldest first, say about further slices; empty if nothing yet."""
-    rounds = [scores for scores in scores_of_rounds if scores]
+    """What the held-out scores of the rounds, oldest first, say about further slices; empty if nothing yet.
+
+    Slices that were accepted as they were predicted do not count: nobody may have looked closely.
+    """
+    told = ([score for score in scores if not score.unchanged] for scores in scores_of_rounds)
+    rounds = [scores for scores in told if scores]
     scored = [float(np.mean([score.dice for score in scores])) for scores in rounds]
     if rounds and len(rounds[-1]) >= _LEAST_SLICES and scored[-1] >= _ENOUGH:
         return (

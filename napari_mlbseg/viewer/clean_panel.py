@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
+from qtpy.QtWidgets import QHBoxLayout, QListWidget, QListWidgetItem, QPushButton
 
 from napari_mlbseg.session import Provenance
 from napari_mlbseg.viewer.binding import VolumeBinding
@@ -45,7 +45,7 @@ class CleanPanel(Panel):
         self.list.setToolTip("Click a slice to go there; Delete takes its mark away.")
         self.remove = QPushButton("&Remove mark")
         self.remove.setToolTip("Take the mark from the slice chosen in the list. What you painted stays.")
-        self.total = QLabel()
+        self.total = WrappedLabel()
         self._lay_out()
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self._settle.timeout.connect(self._show_all)
@@ -86,7 +86,7 @@ class CleanPanel(Panel):
         self.listen(controller.layers_changed, self._show_all)
         self.listen(controller.slice_changed, self._on_slice_changed)
         self.listen(session.clean_changed, self._on_clean_changed)
-        self.listen(session.painted_changed, self._on_clean_changed)
+        self.listen(session.painted_changed, self._on_news)  # of many slices at once, one after the other
         self.listen(session.round_shown, self._on_news)
         self.listen(session.event_received, self._on_news)
 
@@ -175,9 +175,20 @@ class CleanPanel(Panel):
                     self.list.setCurrentItem(item)
         height = self.list.sizeHintForRow(0) if clean else 0
         self.list.setFixedHeight(height * min(_LIST_ROWS, len(clean)) + 8)
-        for widget in (self.list, self.remove, self.total, self.before, self.after):
+        for widget in (self.list, self.remove, self.before, self.after):
             widget.setVisible(bool(clean))
-        self.total.setText("1 clean slice" if len(clean) == 1 else f"{len(clean)} clean slices")
+        elsewhere = "" if clean else self._kept_elsewhere()
+        self.total.setText(elsewhere or ("1 clean slice" if len(clean) == 1 else f"{len(clean)} clean slices"))
+        self.total.setVisible(bool(clean or elsewhere))
+
+    def _kept_elsewhere(self) -> str:
+        """What there is to say of clean slices along another axis; empty if there are none."""
+        binding = self._binding_shown
+        if binding is None:
+            return ""
+        others = {axis: marks.clean for axis, marks in binding.marks.items() if axis != self._controller.slice_axis}
+        kept = [f"{len(clean)} along axis {axis}" for axis, clean in sorted(others.items()) if clean]
+        return f"None along this axis yet; kept: {', '.join(kept)}." if kept else ""
 
     def _origin(self, z: int) -> str:
         """What there is to say of where a clean slice came from; nothing of one that was just painted."""

@@ -92,6 +92,11 @@ class Comparison:
         if active is not None:
             self._viewer.layers.selection.active = active
 
+    def forget_all_but(self, rounds: set[int]) -> None:
+        """Take the layer away where one of its rounds is none of these: it was deleted."""
+        if self._layer is not None and not set(self._layer.metadata[METADATA_KEY]["rounds"]) <= rounds:
+            self._remove()
+
     def _remove(self) -> None:
         if self._layer is not None and self._layer in self._viewer.layers:
             self._viewer.layers.remove(self._layer)

@@ -383,6 +383,9 @@ class DockController:
         by_name = {name: binding for name, binding in named.items() if name is not None}
         self.results.show(shown, by_name, self.slice_axis)
 
+    def _on_rounds_changed(self) -> None:
+        self.comparison.forget_all_but({past.number for past in self.session.rounds})
+
     def _begin_progress(self) -> None:
         self._end_progress()
         self._progress = progress(total=100, desc="MLB-Seg")
@@ -408,7 +411,9 @@ class DockController:
                 self.complained.emit(f"{event.message} {event.advice}".strip())
                 show_error(f"MLB-Seg: {event.message}")
             else:
-                show_info(f"MLB-Seg: {ending(event)}")
+                check = self.session.check
+                is_check = check is not None and bool(check.events) and check.events[-1] is event
+                show_info(f"MLB-Seg: {ending(event, is_check=is_check)}")
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -426,6 +431,7 @@ class DockController:
         self.session.round_started.connect(self._on_round_started)
         self.session.check_started.connect(self._begin_progress)
         self.session.round_shown.connect(self._on_round_shown)
+        self.session.rounds_changed.connect(self._on_rounds_changed)
         self.session.event_received.connect(self._on_event)
         self._timer.timeout.connect(self._on_tick)
         self._timer.start()
@@ -443,6 +449,7 @@ class DockController:
         self.session.round_started.disconnect(self._on_round_started)
         self.session.check_started.disconnect(self._begin_progress)
         self.session.round_shown.disconnect(self._on_round_shown)
+        self.session.rounds_changed.disconnect(self._on_rounds_changed)
         self.session.event_received.disconnect(self._on_event)
         with suppress(RuntimeError):
             self._timer.timeout.disconnect(self._on_tick)

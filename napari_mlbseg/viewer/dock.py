@@ -58,6 +58,7 @@ class MLBSegDock(QWidget):
         self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
         self.train.listen(self.controller.complained, self._on_complained)
         self.train.listen(self.controller.session.round_started, self._on_round_started)
+        self.train.listen(self.controller.session.check_started, self._show_training)
         controller, panels = self.controller, self.panels
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _end(controller, panels))
@@ -88,6 +89,9 @@ class MLBSegDock(QWidget):
 
     def _on_settled(self) -> None:
         self.scroll.ensureWidgetVisible(self.train.advanced.heading, 0, _BELOW)
+        # upwards too, from a panel below: the message is more important than what follows it
+        top = self.train.button if self.train.complaint.isHidden() else self.train.complaint
+        self.scroll.ensureWidgetVisible(top, 0, _BELOW)
 
     def changeEvent(self, event: QEvent) -> None:
         """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""

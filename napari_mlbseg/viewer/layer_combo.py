@@ -31,7 +31,7 @@ class LayerCombo(QComboBox):
         self._nothing = nothing
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
+        self.setMinimumContentsLength(5)
         self.activated.connect(self._on_activated)
 
     def set_choices(self, layers: Sequence[Layer], chosen: Layer | None) -> None:

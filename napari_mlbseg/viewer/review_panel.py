@@ -85,6 +85,7 @@ class ReviewPanel(Panel):
         self.skip.clicked.connect(self._reviewer.skip_suggestion)
         self.again.clicked.connect(self._reviewer.look_again)
         self.listen(session.places_changed, self._on_news)
+        self.listen(self._reviewer.region_changed, self._on_news)
         self.listen(self._controller.slice_changed, self._show)
         self.listen(self._controller.layers_changed, self._show)
         for signal in (session.clean_changed, session.painted_changed, session.event_received, session.round_shown):
@@ -129,6 +130,8 @@ class ReviewPanel(Panel):
             return f"Slice {z} is clean: the prediction is what you painted."
         if z in self._controller.marks(binding).rejected:
             return f"You rejected the prediction of slice {z}: paint it as it should be, and mark it clean."
+        if self._reviewer.is_drawing() and not self._reviewer.has_region():
+            return f"Draw around what is right on slice {z}, then press Accept."
         where = "the region that you drew on " if self._reviewer.has_region() else ""
         return f"The prediction of {where}slice {z}:"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Shapes
+from psygnal import Signal
 
 from napari_mlbseg.session import Provenance
 from napari_mlbseg.session.marks import slice_digest
@@ -32,6 +33,8 @@ class Reviewer:
     ----------
     controller : DockController
     """
+
+    region_changed = Signal()  # an area was drawn, changed or used up, or is about to be drawn
 
     def __init__(self, controller: DockController) -> None:
         self._controller = controller
@@ -114,9 +117,19 @@ class Reviewer:
                 metadata={METADATA_KEY: {"result": "region"}},
                 **transform_of(binding.image),
             )
+            layer.events.data.connect(self._on_drawn)
             self._controller.viewer.add_layer(layer)
         self._controller.viewer.layers.selection.active = layer
         layer.mode = "add_polygon_lasso"
+        self.region_changed.emit()
+
+    def is_drawing(self) -> bool:
+        """Whether an area is about to be drawn."""
+        layer = self._region_layer()
+        return layer is not None and self._controller.viewer.layers.selection.active == layer
+
+    def _on_drawn(self, event: object = None) -> None:
+        self.region_changed.emit()
 
     def has_region(self) -> bool:
         """Whether an area is drawn on the slice in view."""
@@ -212,7 +225,10 @@ class Reviewer:
             return
         layer.selected_data = set(shapes_on_slice(layer, annotation, self._controller.slice_axis, z))
         layer.remove_selected()
+        if not len(layer.data):
+            self._controller.viewer.layers.remove(layer)
         self._controller.viewer.layers.selection.active = annotation
+        self.region_changed.emit()
 
     def _digest(self, annotation: Labels, z: int) -> str:
         axis = self._controller.slice_axis

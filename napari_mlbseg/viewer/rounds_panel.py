@@ -20,7 +20,7 @@ from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.session.scores import advice
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
-from napari_mlbseg.viewer.words import clock, size
+from napari_mlbseg.viewer.words import clock, size, unit
 
 __all__ = ["RoundsPanel"]
 
@@ -29,7 +29,8 @@ _HELP = (
     "Number of the round; ▶ is the one that is shown",
     "Clean slices that it learnt from",
     "How long it took",
-    "Honest score: Dice of its predictions on slices that it had not seen, against what you made of them afterwards",
+    "Honest score: Dice of its predictions on slices that it had not seen, against what you made of them afterwards. "
+    "* some of them were accepted as they were, which says little",
     "95 % Hausdorff distance on the same slices",
     "Room that its files take",
 )
@@ -174,7 +175,7 @@ class RoundsPanel(Panel):
         if dice:
             # the median: the first and the last slice, beyond which nothing is known, are often missed altogether
             far = [score.hd95 for score in left_out if score.hd95 is not None]
-            distance = f", HD95 {median(far):.1f} {left_out[0].unit}" if far else ""
+            distance = f", HD95 {median(far):.1f} {unit(left_out[0].unit)}" if far else ""
             lowest = min(left_out, key=lambda score: score.dice)
             self.estimate.setText(
                 f"Leaving one of {len(dice)} clean slices out, after short trainings: median Dice {median(dice):.3f}"
@@ -200,13 +201,14 @@ class RoundsPanel(Panel):
 
 
 def _row(past: Round, is_shown: bool) -> QTreeWidgetItem:
+    is_easy = any(score.unchanged for score in past.scores.values())
     dice, distance, seconds = past.held_out_dice, past.held_out_hd95, past.seconds
     ended = past.outcome.type if past.outcome is not None else "running"
     cells = (
         f"{'▶ ' if is_shown else ''}{past.number}",
         str(past.n_clean),
         clock(seconds) if seconds is not None else ended,
-        "" if dice is None else f"{dice:.3f}",
+        "" if dice is None else f"{dice:.3f}{'*' if is_easy else ''}",
         "" if distance is None else f"{distance:.1f}",
         "" if past.bytes_used is None else size(past.bytes_used),
     )
@@ -215,7 +217,7 @@ def _row(past: Round, is_shown: bool) -> QTreeWidgetItem:
     base = f"from the model of round {past.record.base}" if past.record.base is not None else "from scratch"
     lines = [f"Round {past.number}, {past.started:%d %B %H:%M}, {ended}, {base}"]
     for score in past.scores.values():
-        far = "" if score.hd95 is None else f", HD95 {score.hd95:.1f} {score.unit}"
+        far = "" if score.hd95 is None else f", HD95 {score.hd95:.1f} {unit(score.unit)}"
         note = " (accepted unchanged)" if score.unchanged else ""
         lines.append(f"slice {score.slice}: Dice {score.dice:.3f}{far}{note}")
     for column in range(len(cells)):

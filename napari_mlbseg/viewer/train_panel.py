@@ -37,6 +37,7 @@ class TrainPanel(Panel):
         self._given_form = QFormLayout(self.given_rows)
         self._given_form.setContentsMargins(0, 0, 0, 0)
         self.given: list[LayerCombo] = []
+        self._is_check = False
         self.button = QPushButton("&Train")
         self.button.setToolTip("Learn from the clean slices and segment all the others.")
         self.curves = QPushButton("Curv&es")
@@ -128,6 +129,7 @@ class TrainPanel(Panel):
         self.button.setEnabled(state is not SessionState.STOPPING)
 
     def _on_started(self, started: Round | None = None) -> None:
+        self._is_check = started is None
         self.bar.setRange(0, 0)  # busy, until the worker says how far it is
         self.stage.setText("Starting…")
         self.device.hide()  # not known yet: it would leave a gap
@@ -148,7 +150,7 @@ class TrainPanel(Panel):
             self.stage.setText(words.stage(event, n_clean) + (f"\n{event.message}" if event.message else ""))
         elif is_terminal(event):
             self.bar.hide()
-            self.stage.setText(words.ending(event))
+            self.stage.setText(words.ending(event, is_check=self._is_check))
 
     # -- from the controller -------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 
-__all__ = ["clock", "ending", "size", "stage"]
+__all__ = ["clock", "ending", "size", "stage", "unit"]
 
 
 def clock(seconds: float) -> str:
@@ -12,6 +12,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def unit(name: str) -> str:
+    """Short form of a unit of length."""
+    return {"millimeter": "mm", "micrometer": "µm", "nanometer": "nm", "pixel": "px"}.get(name, name)
 
 
 def size(n_bytes: int) -> str:
@@ -38,8 +43,10 @@ def stage(event: Progress, n_clean: int) -> str:
     return f"{doing}…{left}"
 
 
-def ending(event: Event) -> str:
-    """How a training ended, and what to do next."""
+def ending(event: Event, *, is_check: bool = False) -> str:
+    """How a training, or an estimate of the accuracy, ended, and what to do next."""
+    if is_check and isinstance(event, Finished):
+        return f"Estimated in {clock(event.seconds)}: see Rounds."
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."
     if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:

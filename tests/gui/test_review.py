@@ -280,5 +280,5 @@ def test_an_estimate_leaves_one_out(reviewed, wait_for):
     assert dock.train.button.text() == "S&top"
     job.say(HeldOut(volume="heart", slice=5, dice=0.8, hd95=3.0), HeldOut(volume="heart", slice=7, dice=0.9, hd95=None))
     job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=5, seconds=3))
-    wait_for(lambda: "median Dice 0.850, HD95 3.0 pixel; lowest 0.800 on slice 5" in dock.rounds.estimate.text())
+    wait_for(lambda: "median Dice 0.850, HD95 3.0 px; lowest 0.800 on slice 5" in dock.rounds.estimate.text())
     assert len(dock.controller.session.rounds) == 1

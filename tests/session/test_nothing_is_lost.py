@@ -305,3 +305,33 @@ def test_a_flat_image_is_no_reason_to_stumble(tmp_path, settle):
     session.touch("flat", 0)
     settle(session)
     session.close()
+
+
+def test_a_mark_without_a_stroke_is_an_answer_too(tmp_path):
+    """Two images, one clean slice with nothing painted; the window closes and takes its layers away first."""
+    session = SegmentationSession(tmp_path / "two.mlbseg")
+    volumes = [make_volume("a"), make_volume("b")]
+    for volume in volumes:
+        volume.annotation[:] = 0
+    session.set_volumes(volumes)
+    session.set_clean("a", 3, True)
+    session.save()
+    session.set_volumes(volumes[1:])
+    session.set_volumes([])
+    session.close()
+    again = reopen(tmp_path / "two.mlbseg")
+    assert [volume.name for volume in again] == ["a", "b"]
+    assert again.volume("a").clean == {3}
+    again.close()
+
+
+def test_a_session_of_which_everything_was_taken_out_opens_all_of_it(saved, settle, monkeypatch):
+    saved.touch("heart")
+    settle(saved)
+    saved.set_volumes([])
+    monkeypatch.setattr("napari_mlbseg.session.autosave._TOGETHER_SECONDS", 0.0)
+    path = saved.folder
+    saved.close()
+    again = reopen(path)
+    assert again.volume("heart").annotation[1].any()
+    again.close()
