@@ -94,6 +94,7 @@ class Person:
         self.wait_for(lambda: any(w.isVisible() for w in QApplication.topLevelWidgets() if isinstance(w, QFileDialog)))
         (dialog,) = (w for w in QApplication.topLevelWidgets() if isinstance(w, QFileDialog) and w.isVisible())
         line = dialog.findChild(QLineEdit)
+        line.setCompleter(None)  # its suggestions come when the disk answers, and would take the Return
         line.selectAll()
         QTest.keyClicks(line, str(path))
         QTest.keyClick(line, Qt.Key.Key_Return)

@@ -79,6 +79,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     assert dock.train.complaint.text() == ""
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
     wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
+    wait_for(lambda: "atrium look again" in viewer.layers, 20)  # layers are made one at a tick
     assert dock.train.complaint.text() == ""
 
     shown = {layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata}

@@ -66,7 +66,8 @@ def test_a_whole_session(scan, tmp_path, open_dock, make_napari_viewer, sessions
     session = dock.controller.session
     person.click(dock.session.open)
     person.choose_in_dialog(folder)
-    person.wait_for(lambda: session.folder == folder and len(session) == 1, 60)
+    person.wait_for(lambda: (session.folder == folder and len(session) == 1) or dock.train.complaint.text() != "", 60)
+    assert dock.train.complaint.text() == ""
     assert session.current_round.number == 3
     person.wait_for(lambda: dock.controller.results.is_available("pseudo_labels"), 60)
     person.picture("12-reattached")
