@@ -9,8 +9,8 @@ from scipy import ndimage
 
 __all__ = ["DOUBTFUL", "FEWEST_PIXELS", "SuspiciousPlace", "suspicious_places"]
 
-#: Doubt from which on a pixel belongs to a place: about one false alarm a clean slice (docs/evidence.md).
-DOUBTFUL = 0.65
+#: Doubt from which on a pixel belongs to a place: about one false alarm in two clean slices (docs/evidence.md).
+DOUBTFUL = 0.75
 #: Smaller places are specks.
 FEWEST_PIXELS = 4
 

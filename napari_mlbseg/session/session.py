@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
@@ -103,11 +102,8 @@ class SegmentationSession(KeptVolumes):
 
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
-        volume, last = self._volumes[name], self.shown_round
-        in_round = last.name_of(volume.uid) if last is not None else None
-        known: Mapping[str, np.ndarray] = {}
-        if last is not None and in_round is not None and last.record.slice_axes[volume.uid] == volume.slice_axis:
-            known = last.statistics.get(in_round, {})
+        volume = self._volumes[name]
+        last, known = self._shelf.statistics_of(volume)
         marks, painted = volume.marks, frozenset(self.painted_slices(name) - self.accepted_slices(name))
         sets = (frozenset(marks.clean), frozenset(marks.skipped), frozenset(marks.rejected), painted)
         known_of = (last.number, last.revision) if known and last is not None else ()

@@ -70,6 +70,16 @@ class RoundShelf:
                 return past
         raise KeyError(f"There is no round {number}.")
 
+    def statistics_of(self, volume: AnnotatedVolume) -> tuple[Round | None, dict[str, np.ndarray]]:
+        """What is known of a volume's slices, and from which round: a round that has just begun knows nothing yet."""
+        candidates = [self.restored] if self.restored is not None else list(reversed(self.rounds))
+        for past in candidates:
+            name = past.name_of(volume.uid)
+            known = past.statistics.get(name, {}) if name is not None else {}
+            if known and past.record.slice_axes[volume.uid] == volume.slice_axis:
+                return past, known
+        return None, {}
+
     def remove(self, past: Round) -> None:
         """Take a round off the shelf."""
         self.rounds.remove(past)
