@@ -13,13 +13,13 @@ from napari_mlbseg.engine.suspicious import SuspiciousPlace, suspicious_places
 
 def test_places_are_connected_regions_the_strongest_first() -> None:
     doubt, painted = np.zeros((20, 30), np.float32), np.zeros((20, 30), np.uint8)
-    doubt[2:5, 3:6] = 0.7
+    doubt[2:5, 3:6] = 0.78
     doubt[10:12, 20:25] = 0.8
     doubt[11, 22] = 0.9
     painted[8:, 15:] = 4
     assert suspicious_places(doubt, painted) == [
         SuspiciousPlace(centre=(10, 22), pixels=10, strength=pytest.approx(0.9), label=4),
-        SuspiciousPlace(centre=(3, 4), pixels=9, strength=pytest.approx(0.7), label=0),
+        SuspiciousPlace(centre=(3, 4), pixels=9, strength=pytest.approx(0.78), label=0),
     ]
 
 
