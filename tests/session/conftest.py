@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.events import Event, Finished, FinishReason, Preview, Stage
-from napari_mlbseg.jobs.folder import JobFolder, ZarrResults
+from napari_mlbseg.jobs.folder import ZarrResults
+from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session import AnnotatedVolume, Round, SegmentationSession, SliceMarks
 from napari_mlbseg.session.opening import load_session
-from napari_mlbseg.task import SegmentationTask
 
 
 def make_volume(name="heart", slice_axis=0, clean=(), **options) -> AnnotatedVolume:
@@ -33,8 +33,7 @@ class PlayedJob(LocalJob):
     """A job without a process: the test says what its worker says, in the real job folder."""
 
     def start(self) -> None:
-        super_state = self._state.__class__
-        self._state = super_state.RUNNING
+        self._state = JobState.RUNNING
 
     def _is_alive(self) -> bool:
         return True
@@ -104,11 +103,3 @@ def train(session: SegmentationSession, value: int = 2) -> Round:
     started.job.predict(value)
     session.poll()
     return started
-
-
-def job_folder(session: SegmentationSession, number: int) -> JobFolder:
-    return JobFolder(session.folder / "rounds" / f"{number:03d}")
-
-
-def task_of(started: Round) -> SegmentationTask:
-    return started.task

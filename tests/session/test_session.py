@@ -13,20 +13,10 @@ import pytest
 from napari_mlbseg.events import Cancelled, Failed
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionState, SliceMarks
+from napari_mlbseg.session import SegmentationSession, SessionState
 from napari_mlbseg.task import TaskError
 
-
-def volume(name="heart", slice_axis=0, clean=(), **options):
-    """A stack of six slices along `slice_axis`, one structure on slices 1 and 4."""
-    shape = [16, 20]
-    shape.insert(slice_axis, 6)
-    annotation = np.zeros(shape, dtype=np.uint8)
-    for z in (1, 4):
-        annotation[tuple(z if axis == slice_axis else slice(3, 9) for axis in range(3))] = 2
-    image = np.random.default_rng(0).random(shape).astype(np.float32)
-    marks = SliceMarks(clean=set(clean))
-    return AnnotatedVolume(name=name, image=image, annotation=annotation, slice_axis=slice_axis, marks=marks, **options)
+from .conftest import make_volume as volume
 
 
 @pytest.fixture
