@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL"),
 ]
 
-SECONDS = 20
+SECONDS = 15
 
 
 @pytest.fixture(params=["phantom", pytest.param("la03", marks=pytest.mark.real_data)])
