@@ -470,23 +470,35 @@ def test_the_dock_works_through_the_proxy_that_plugins_get(make_napari_viewer_pr
     assert viewer.layers.selection.active == annotation
 
 
-def test_opening_the_dock_imports_no_torch_and_takes_less_than_half_a_second():
+def test_opening_the_dock_imports_nothing_that_takes_long():
+    """How long it takes is measured by ``benchmarks.window``; this is what it depends on."""
     script = textwrap.dedent(
         """
-        import sys, time, napari
+        import sys, napari
         viewer = napari.Viewer(show=False)
-        start = time.process_time()  # of this process alone, however busy the machine is
+        before = set(sys.modules)
         from napari_mlbseg.viewer.dock import MLBSegDock
         viewer.window.add_dock_widget(MLBSegDock(viewer))
-        seconds = time.process_time() - start
+        print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
         viewer.close()
-        print(f"{seconds:.3f}", "torch" in sys.modules, "monai" in sys.modules)
         """
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    seconds, torch, monai = answer.stdout.split()[-3:]
-    assert (torch, monai) == ("False", "False"), answer.stderr
-    assert float(seconds) < 0.5
+    loaded = set(answer.stdout.splitlines()[-1].split())
+    assert "napari_mlbseg" in loaded, answer.stderr
+    slow = {
+        "torch",
+        "monai",
+        "zarr",
+        "scipy",
+        "nibabel",
+        "tifffile",
+        "pyqtgraph",
+        "skimage",
+        "matplotlib",
+        "distributed",
+    }
+    assert not loaded & slow
 
 
 def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
