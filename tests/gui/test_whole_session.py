@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL"),
 ]
 
-SECONDS = 15
+SECONDS = 20
 
 
 @pytest.fixture(params=["phantom", pytest.param("la03", marks=pytest.mark.real_data)])
