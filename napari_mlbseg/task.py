@@ -13,7 +13,10 @@ import numpy as np
 
 from napari_mlbseg.config import TrainingConfig
 
-__all__ = ["SegmentationTask", "TaskError", "Volume", "resolve_task"]
+__all__ = ["FEWEST_TO_LEAVE_OUT", "SegmentationTask", "TaskError", "Volume", "resolve_task"]
+
+#: Clean slices from which on one can be left out: two remain to learn from.
+FEWEST_TO_LEAVE_OUT = 3
 
 #: Images up to this many bytes are searched whole for finite values; of larger ones, some slices are.
 _WHOLE_CHECK_BYTES = 2**29

@@ -26,7 +26,7 @@ CLEAN = (6, 12, 18)
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """A session of an oblique NIfTI file, as the window saves it: in the layer's order (k, j, i)."""
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
     made = make_phantom((24, 40, 48))
     file = tmp_path / "scan.nii.gz"
     nibabel.Nifti1Image(made.image.T.astype(np.int16), AFFINE).to_filename(file)

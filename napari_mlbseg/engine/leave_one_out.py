@@ -22,13 +22,12 @@ from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.metrics import ClassScores, compare_labels, compare_masks
 from napari_mlbseg.engine.results import ResultArray
 from napari_mlbseg.events import Cancelled, Event, Finished, HeldOut, Progress, Stage, Started
-from napari_mlbseg.task import SegmentationTask, TaskError
+from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT, SegmentationTask, TaskError
 
 __all__ = ["leave_one_out"]
 
 Key = tuple[int, int]  # number of the volume, and the slice
 
-_FEWEST = 3  # clean slices: two remain to learn from
 _MOST = 8  # slices that are left out; of more, evenly chosen ones
 _LEAST_SECONDS = 5.0  # of a training; rather than shorter ones, there are fewer
 _LONGEST_INTERVAL = 600.0  # between previews: nobody looks at them
@@ -72,10 +71,10 @@ def leave_one_out(
     """
     start = time.monotonic() if start is None else start
     clean = [(number, z) for number, volume in enumerate(task.volumes) for z in volume.clean_slices]
-    if len(clean) < _FEWEST:
+    if len(clean) < FEWEST_TO_LEAVE_OUT:
         raise TaskError(
             f"Only {len(clean)} slice{'s are' if len(clean) > 1 else ' is'} marked clean: to score each by a training "
-            f"on the others, mark at least {_FEWEST}."
+            f"on the others, mark at least {FEWEST_TO_LEAVE_OUT}."
         )
     yield Started(device=device, seed=task.config.seed)
     chosen = _evenly(clean, task.config.time_budget)

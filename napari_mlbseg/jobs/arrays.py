@@ -29,7 +29,8 @@ def open_array(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array:
 
 def local_path(array: Any) -> Path | None:
     """Where a zarr array lies on this machine; None for any other array."""
-    zarr = sys.modules.get("zarr")
-    if zarr is None or not isinstance(array, zarr.Array) or not isinstance(array.store, zarr.storage.LocalStore):
+    zarr = sys.modules.get("zarr")  # another thread may be importing it, and it may have no Array yet
+    kind = getattr(zarr, "Array", None)
+    if zarr is None or kind is None or not isinstance(array, kind) or not isinstance(array.store, zarr.storage.LocalStore):
         return None
     return (Path(array.store.root) / array.path).absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from napari_mlbseg.session.watcher import SliceWatcher
 __all__ = ["KeptVolumes"]
 
 
-class KeptVolumes:
+class KeptVolumes(ABC):
     """Volumes with their marks, saved seconds after every change. `SegmentationSession` trains on them.
 
     Parameters
@@ -67,15 +68,11 @@ class KeptVolumes:
 
     def set_volumes(self, volumes: Iterable[AnnotatedVolume]) -> None:
         """Have exactly these volumes."""
-        before = list(self._volumes.values())
         self._volumes = {volume.name: volume for volume in volumes}
         for volume in self:
             self._marks.setdefault(volume.uid, {})[volume.slice_axis] = volume.marks
         if self._volumes or self._autosave is not None:
-            saver = self._saver()
-            saver.set_volumes(self)
-            if [_identity(v) for v in before] != [_identity(v) for v in self]:
-                saver.touch_record()
+            self._saver().set_volumes(self)
         self.volumes_changed.emit()
 
     def remove_volume(self, name: str) -> None:
@@ -145,6 +142,11 @@ class KeptVolumes:
         watcher = self._watcher(name)
         return watcher.painted if watcher is not None else set()
 
+    def checksum(self, name: str) -> str:
+        """Fingerprint of all that is painted on a volume, as far as it was looked at since the last change."""
+        watcher = self._watcher(name)
+        return watcher.checksum if watcher is not None else ""
+
     def accepted_slices(self, name: str) -> set[int]:
         """Slices that hold a prediction as it was accepted."""
         watcher, marks = self._watcher(name), self._volumes[name].marks
@@ -169,21 +171,19 @@ class KeptVolumes:
         """Whether nobody has chosen a place for it."""
         return self._autosave is None or home.is_unsaved(self._autosave.folder.path)
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether the folder holds all that is known to have changed."""
-        return self._autosave is None or self._autosave.is_saved
-
     def save(self) -> None:
         """Write everything now; raises OSError or SessionError as `Autosave.flush`."""
-        self._saver().flush()
+        saver = self._saver()
+        saver.sweep()
+        saver.flush()
 
     # -- what a session adds -------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _make_record(self, saver: Autosave) -> SessionRecord:
         """What the folder is to say of the session."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _slice_settled(self, volume: AnnotatedVolume, z: int) -> None:
         """A slice was marked clean or not, or changed while it is clean."""
 
@@ -203,16 +203,20 @@ class KeptVolumes:
         saver.set_volumes(self)
         self._autosave = saver
 
-    def _let_go(self) -> None:
-        """Save and leave the folder; an unsaved one that holds nothing is deleted."""
+    def _let_go(self, *, save: bool = True) -> None:
+        """Leave the folder and its volumes; save first, or leave it as it is. An unsaved, empty one is deleted."""
         if self._autosave is None:
             return
         saver, self._autosave = self._autosave, None
-        saver.close()
+        if save:
+            saver.close()
+        else:
+            saver.abandon()
         saver.slice_changed.disconnect(self._on_slice_changed)
         saver.problem_changed.disconnect(self._on_problem)
-        if home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
+        if save and home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
             saver.folder.remove()
+        self._volumes, self._marks = {}, {}
 
     def _is_worth_keeping(self, saver: Autosave) -> bool:
         """Whether anything was painted or marked."""
@@ -247,11 +251,6 @@ class KeptVolumes:
         if z in volume.clean:
             self._slice_settled(volume, z)
         self.painted_changed.emit(volume.name)
-
-
-def _identity(volume: AnnotatedVolume) -> tuple[object, ...]:
-    """What of a volume the record holds besides its marks and voxels."""
-    return volume.uid, volume.name, volume.slice_axis, volume.spacing, volume.independent_slices, volume.source
 
 
 def _put(marks: set[int], z: int, there: bool) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from napari_mlbseg.session.records import ImageRecord
 from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.session.watcher import SliceWatcher
 
-__all__ = ["Change", "Kept", "Layout", "layout_of"]
+__all__ = ["Change", "ImageCopy", "Kept", "Layout", "layout_of"]
 
 _ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk by itself
+_BATCH_BYTES = 2**25  # of an image that is copied into the folder, at a time
 
 #: Shape, type and slice axis of an annotation.
 Layout = tuple[tuple[int, ...], np.dtype, int]
@@ -42,6 +45,24 @@ class Kept:
         """The volume as it is now."""
         return self.watcher.volume
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether nothing of an image without a file is left to copy."""
+        return not self.embedded or self.copied >= self.volume.n_slices
+
+    def image_record(self, folder: Path) -> ImageRecord:
+        """Where the image is, as seen from a session folder."""
+        source = self.volume.source
+        if source is None:
+            return ImageRecord(kind="embedded", path=self.embedded, complete=self.is_copied)
+        return ImageRecord(
+            kind=source.kind,
+            path=str(source.path),
+            relative=_relative(source.path, folder),
+            channel=source.channel,
+            content=self.content,
+        )
+
 
 class Change:
     """Slices of a volume as they are now, to be written into its array as it is now."""
@@ -52,11 +73,6 @@ class Change:
         self._slices = sorted(kept.dirty)
         self._planes = [np.array(kept.volume.annotation_slice(z)) for z in self._slices]
         kept.dirty.clear()
-
-    def put_back(self) -> None:
-        """They were not written: they are still to be, unless the volume has another form by now."""
-        if self._kept.annotation == self._annotation:
-            self._kept.dirty.update(self._slices)
 
     def write(self, folder: SessionFolder) -> None:
         """Write them; raises OSError."""
@@ -72,8 +88,60 @@ class Change:
         if not one_by_one and hasattr(os, "sync"):
             os.sync()  # of many, all at once is faster than one after the other
 
+    def done(self) -> bool:
+        """They are written; whether the record says something else now."""
+        kept = self._kept
+        if kept.annotation != self._annotation:
+            return False  # it took another form meanwhile
+        kept.is_written = True
+        is_complete = bool(kept.before) and kept.watcher.is_done and not kept.dirty
+        if is_complete:
+            kept.before = ""
+        return is_complete
+
+    def put_back(self) -> None:
+        """They were not written: they are still to be, unless the volume has another form by now."""
+        if self._kept.annotation == self._annotation:
+            self._kept.dirty.update(self._slices)
+
+
+class ImageCopy:
+    """Some more slices of an image that has no file, to be copied."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept, self._path = kept, kept.embedded
+        self._volume, self._first = kept.volume, kept.copied
+        slice_bytes = max(1, self._volume.image_bytes // self._volume.n_slices)
+        self._last = min(self._volume.n_slices, self._first + max(1, _BATCH_BYTES // slice_bytes))
+
+    def write(self, folder: SessionFolder) -> None:
+        """Copy them; raises OSError."""
+        volume = self._volume
+        array = folder.array(self._path, volume.image_slice_axis)
+        if not array.exists():
+            array.create(volume.image.shape, volume.image.dtype)
+        for z in range(self._first, self._last):
+            array.write(z, volume.image_slice(z), at_once=False)  # it can be copied again
+
+    def done(self) -> bool:
+        """They are copied; whether the record says something else now."""
+        if self._kept.embedded == self._path:
+            self._kept.copied = self._last
+        return self._kept.is_copied
+
+    def put_back(self) -> None:
+        """They were not copied: nothing was noted yet."""
+
 
 def layout_of(volume: AnnotatedVolume) -> Layout:
     """Form of a volume's annotation; the byte order does not count."""
     dtype = np.dtype(volume.annotation.dtype).newbyteorder("=")
     return tuple(int(n) for n in volume.annotation.shape), dtype, volume.slice_axis
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """`path` as seen from the session folder; empty where there is no way (another drive)."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return ""

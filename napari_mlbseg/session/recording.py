@@ -39,20 +39,20 @@ def _volumes(session: SegmentationSession, autosave: Autosave) -> tuple[VolumeRe
     listed = [(volume, True) for volume in session if volume.annotation.ndim == 3]
     records = [
         _volume(volume, session.marks_of(volume.uid), autosave).model_copy(update={"attached": attached})
-        for volume, attached in (*listed, *autosave.left_volumes())
+        for volume, attached in (*listed, *autosave.registry.left_volumes())
     ]
     known = {record.uid for record in records}
     return (*records, *(record for record in session.detached if record.uid not in known))
 
 
 def _volume(volume: AnnotatedVolume, marks: Mapping[int, SliceMarks], autosave: Autosave) -> VolumeRecord:
-    watcher = autosave.watcher(volume.uid)
-    digests = watcher.digests if watcher is not None else []
+    kept = autosave.registry.get(volume.uid)
+    assert kept is not None  # every stack of the session is kept
     return VolumeRecord(
         uid=volume.uid,
         name=volume.name,
-        image=autosave.image_record(volume),
-        annotation=autosave.annotation_path(volume.uid),
+        image=kept.image_record(autosave.folder.path),
+        annotation=kept.before or kept.annotation,
         shape=tuple(int(n) for n in volume.annotation.shape),
         slice_axis=volume.slice_axis,
         channel_axis=volume.channel_axis,
@@ -61,7 +61,9 @@ def _volume(volume: AnnotatedVolume, marks: Mapping[int, SliceMarks], autosave: 
         geometry=volume.geometry,
         independent_slices=volume.independent_slices,
         marks={axis: _marks(of_axis) for axis, of_axis in sorted(marks.items())},
-        provenance={z: volume.marks.provenance(z, digest).value for z, digest in enumerate(digests) if digest},
+        provenance={
+            z: volume.marks.provenance(z, digest).value for z, digest in enumerate(kept.watcher.digests) if digest
+        },
     )
 
 

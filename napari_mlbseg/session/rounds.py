@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_mlbseg.events import Event, Preview, is_terminal
+from napari_mlbseg.events import Event, HeldOut, Preview, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.job import Job
 from napari_mlbseg.jobs.local import LocalJob
@@ -22,22 +22,43 @@ from napari_mlbseg.task import SegmentationTask
 if TYPE_CHECKING:
     from napari_mlbseg.engine.suspicious import SuspiciousPlace
 
-__all__ = ["Check", "Round"]
+__all__ = ["Check", "Round", "Run"]
 
 
-@dataclass(eq=False)
-class Round:
+@dataclass(eq=False, kw_only=True)
+class Run:
+    """A job of the session's and what it said.
+
+    Attributes
+    ----------
+    job : Job
+    events : list of Event
+    """
+
+    job: Job
+    events: list[Event] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """Note what the job said."""
+        self.events.append(event)
+
+    @property
+    def outcome(self) -> Event | None:
+        """The terminal event, once there is one."""
+        return self.events[-1] if self.events and is_terminal(self.events[-1]) else None
+
+
+@dataclass(eq=False, kw_only=True)
+class Round(Run):
     """One training: a frozen task, the job that ran it and what it said.
 
     Attributes
     ----------
     number : int
-    job : Job
     task : SegmentationTask
         Its arrays may be lazy.
     record : RoundRecord
         What is known of it since it began.
-    events : list of Event
     scores : dict of (str, int) to SliceScore
         (Volume uid, slice) -> how well the slice was predicted before anybody had painted it.
     statistics : dict of str to dict of str to ndarray, (Z,)
@@ -53,10 +74,8 @@ class Round:
     """
 
     number: int
-    job: Job
     task: SegmentationTask
     record: RoundRecord
-    events: list[Event] = field(default_factory=list)
     scores: dict[tuple[str, int], SliceScore] = field(default_factory=dict)
     statistics: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     places: dict[str, list[tuple[int, SuspiciousPlace]]] = field(default_factory=dict)
@@ -68,7 +87,7 @@ class Round:
     def reopen(cls, folder: JobFolder, record: RoundRecord) -> Round:
         """A round of an earlier process; raises OSError or ValueError if its request cannot be read."""
         task = folder.open_task(folder.read_request())
-        reopened = cls(record.number, LocalJob.attach(folder.path), task, record)
+        reopened = cls(number=record.number, job=LocalJob.attach(folder.path), task=task, record=record)
         reopened.scores = {(score.volume, score.slice): score for score in record.scores}
         for event in reopened.job.poll():
             reopened.take(event)
@@ -76,18 +95,13 @@ class Round:
 
     def take(self, event: Event) -> None:
         """Note what the job said."""
-        self.events.append(event)
+        super().take(event)
         if isinstance(event, Preview):
             n_slices = next((v.n_slices for v in self.task.volumes if v.name == event.volume), 0)
             take_statistics(self.statistics[event.volume], event, n_slices)
             self.revision += bool(event.statistics)
             if "pseudo_labels" in event.arrays:
                 self.predicted[event.volume].update(event.slices)
-
-    @property
-    def outcome(self) -> Event | None:
-        """The terminal event, once there is one."""
-        return self.events[-1] if self.events and is_terminal(self.events[-1]) else None
 
     @property
     def seconds(self) -> float | None:
@@ -181,10 +195,23 @@ class Round:
         self.task = folder.open_task(folder.read_request())
 
 
-@dataclass(eq=False)
-class Check:
-    """A leave-one-clean-slice-out: short trainings that each predict one clean slice which they have not seen."""
+@dataclass(eq=False, kw_only=True)
+class Check(Run):
+    """A leave-one-clean-slice-out: short trainings that each predict one clean slice which they have not seen.
 
-    job: Job
-    uids: dict[str, str]  # volume name -> uid
-    events: list[Event] = field(default_factory=list)
+    Attributes
+    ----------
+    volumes : dict of str to (str, str)
+        Name of each volume -> its uid, and the unit of its spacing.
+    scores : list of SliceScore
+    """
+
+    volumes: dict[str, tuple[str, str]]
+    scores: list[SliceScore] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """Note what the job said."""
+        super().take(event)
+        if isinstance(event, HeldOut) and event.volume in self.volumes:
+            uid, unit = self.volumes[event.volume]
+            self.scores.append(SliceScore(volume=uid, slice=event.slice, dice=event.dice, hd95=event.hd95, unit=unit))

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,20 +19,20 @@ from psygnal import Signal
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, HeldOut, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.job import Job
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session import home
 from napari_mlbseg.session.annotations import KeptVolumes
 from napari_mlbseg.session.autosave import Autosave
+from napari_mlbseg.session.launching import launch_check, launch_round
 from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
 from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, SliceScore, VolumeRecord
-from napari_mlbseg.session.rounds import Check, Round
+from napari_mlbseg.session.rounds import Round, Run
 from napari_mlbseg.session.shelf import RoundShelf
 from napari_mlbseg.session.storage import SUFFIX, SessionFolder
-from napari_mlbseg.session.suggest import Suggestion, rank_slices
+from napari_mlbseg.session.suggest import Suggestion
 from napari_mlbseg.session.volume import AnnotatedVolume
-from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
+from napari_mlbseg.task import SegmentationTask, resolve_task
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["SegmentationSession", "SessionState"]
 
 _SECONDS_TO_DIE = 5.0  # of a worker that was killed
-_LEAST_LEFT_OUT = 3  # clean slices for a leave-one-out
 
 
 class SessionState(Enum):
@@ -87,8 +85,7 @@ class SegmentationSession(KeptVolumes):
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
-        self._check: Check | None = None
-        self._ranked: tuple[tuple[object, ...], list[Suggestion]] | None = None
+        self._run: Run | None = None
         self._shelf = RoundShelf()
         self._shelf.measured.connect(self._on_measured)
         self._shelf.scored.connect(self._on_scored)
@@ -98,29 +95,9 @@ class SegmentationSession(KeptVolumes):
         self.warm_start = True
         super().__init__(folder)
 
-    # -- where next ----------------------------------------------------------------------------------------------
-
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
-        volume = self._volumes[name]
-        last, known = self._shelf.statistics_of(volume)
-        marks, painted = volume.marks, frozenset(self.painted_slices(name) - self.accepted_slices(name))
-        sets = (frozenset(marks.clean), frozenset(marks.skipped), frozenset(marks.rejected), painted)
-        known_of = (last.number, last.revision) if known and last is not None else ()
-        asked = (volume.uid, volume.n_slices, volume.independent_slices, *sets, known_of)
-        if self._ranked is None or self._ranked[0] != asked:  # several panels ask, and more often than it changes
-            clean, skipped, rejected, _ = sets
-            ranked = rank_slices(
-                volume.n_slices,
-                clean,
-                known,
-                skipped=skipped,
-                rejected=rejected,
-                painted=painted,
-                independent_slices=volume.independent_slices,
-            )
-            self._ranked = asked, ranked
-        return self._ranked[1]
+        return self._shelf.suggestions(self._volumes[name], self.painted_slices(name) - self.accepted_slices(name))
 
     # -- config --------------------------------------------------------------------------------------------------
 
@@ -169,9 +146,9 @@ class SegmentationSession(KeptVolumes):
         return self._shelf.shown
 
     @property
-    def check(self) -> Check | None:
-        """The leave-one-clean-slice-out that runs, or the last one."""
-        return self._check
+    def run(self) -> Run | None:
+        """What runs, a `Round` or a `Check`, or what ran last."""
+        return self._run
 
     def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
         """The frozen task of the next training.
@@ -187,7 +164,7 @@ class SegmentationSession(KeptVolumes):
             One sentence that says what is missing and what to do.
         """
         volumes = [v.freeze(focus[1] if focus and focus[0] == v.name else None) for v in self]
-        self._saver().look()
+        self._saver().sweep()
         return resolve_task(volumes, self._config, class_values=self.known_classes())
 
     def start(self, focus: tuple[str, int] | None = None) -> Round:
@@ -204,32 +181,15 @@ class SegmentationSession(KeptVolumes):
         RuntimeError
             If a training is running.
         """
-        task = self._resolve_idle(focus)
-        saver = self._saver()
-        saver.flush()
+        saver, task = self._saved_task(focus)
         number = self._shelf.next_number(saver.folder)
         base = self._shelf.warm_for(task) if self.warm_start else None
-        last = self.current_round
-        path = saver.folder.round_path(number)
-        try:
-            job = LocalJob.create(
-                path,
-                task,
-                previous=base.job.folder.path if base is not None else None,
-                threads=_threads_beside_a_window(),
-                painted={v.name: self.painted_slices(v.name) for v in self},
-                like=last.job.folder.path if last is not None else None,
-            )
-            job.start()
-        except OSError:
-            shutil.rmtree(path, ignore_errors=True)  # half a round is none
-            raise
-        started = Round(number=number, job=job, task=task, record=self._round_record(number, base))
+        started = launch_round(self, task, saver.folder, number, base=base, like=self.current_round)
         self.rounds.append(started)
         self._shelf.restored = None
         for volume in self:
             volume.marks.rejected.clear()  # said of a prediction that will be replaced
-        self._begin(started)
+        self._begin_round(started)
         return started
 
     def start_check(self) -> None:
@@ -240,52 +200,33 @@ class SegmentationSession(KeptVolumes):
         TaskError, SessionError, OSError, RuntimeError
             As `start`.
         """
-        task = self._resolve_idle(None)
-        if sum(len(volume.clean_slices) for volume in task.volumes) < _LEAST_LEFT_OUT:
-            raise TaskError(
-                f"To leave one out, at least {_LEAST_LEFT_OUT} clean slices are needed: mark more slices clean."
-            )
-        saver = self._saver()
-        saver.flush()
-        shutil.rmtree(saver.folder.checks_path, ignore_errors=True)  # of earlier ones, only the scores are of use
-        last = self.current_round
-        job = LocalJob.create(
-            saver.folder.next_check_path(),
-            task,
-            kind="leave_one_out",
-            threads=_threads_beside_a_window(),
-            like=last.job.folder.path if last is not None else None,
-        )
-        job.start()
-        self._check = Check(job, {volume.name: volume.uid for volume in self})
-        self.left_out.clear()
-        self._set_state(SessionState.RUNNING)
+        saver, task = self._saved_task(None)
+        check = launch_check(self, task, saver.folder, like=self.current_round)
+        self.left_out = check.scores
+        self._begin(check)
         self.check_started.emit()
 
     def stop(self) -> None:
         """Ask the running job to stop and keep what it has."""
-        job = self._running_job
-        if self._state is SessionState.RUNNING and job is not None:
-            job.cancel()
+        if self._state is SessionState.RUNNING and self._run is not None:
+            self._run.job.cancel()
             self._set_state(SessionState.STOPPING)
 
     def poll(self) -> None:
         """Take in what the job said since the last call, and save what changed."""
-        job = self._running_job
-        if self._state is not SessionState.IDLE and job is not None:
-            for event in job.poll():
+        if self._state is not SessionState.IDLE and self._run is not None:
+            for event in self._run.job.poll():
                 self.apply(event)
         if self._autosave is not None:
             self._autosave.poll()
 
     def apply(self, event: Event) -> None:
         """Change state as `event` says, and tell the listeners."""
-        if self._check_is_running:
-            self._apply_to_check(event)
-        elif self.current_round is not None:
-            self.current_round.take(event)
-        else:
+        if self._run is None:
             return
+        self._run.take(event)
+        if isinstance(event, HeldOut):
+            self._on_scored()
         if is_terminal(event):
             self._set_state(SessionState.IDLE)
             self._touch_record()
@@ -295,8 +236,8 @@ class SegmentationSession(KeptVolumes):
 
     def look_at(self, name: str, z: int) -> None:
         """The user looks at slice `z` of a volume now: the job predicts it first."""
-        if self._state is SessionState.RUNNING and self._running_job is not None:
-            self._running_job.look_at(name, z)
+        if self._state is SessionState.RUNNING and self._run is not None:
+            self._run.job.look_at(name, z)
 
     def restore(self, number: int) -> None:
         """Go back to a round: its results are shown, its config is taken, and the next round starts from its model.
@@ -358,10 +299,9 @@ class SegmentationSession(KeptVolumes):
             raise SessionError(f"{target} is there already: choose another name.")
         if target.is_relative_to(self.folder):
             raise SessionError(f"{target} lies within the session itself: choose another folder.")
-        saver = self._saver()
         with suppress(OSError, SessionError):  # what cannot be written here is written there
-            saver.flush()
-        self._move(saver, target)
+            self.save()
+        self._move(self._saver(), target)
         home.remember(target)
         self.folder_changed.emit()
         self.round_shown.emit(self.shown_round)  # its files lie elsewhere now
@@ -392,29 +332,32 @@ class SegmentationSession(KeptVolumes):
         self._let_go()
         self._use(loaded.folder)
         saver = self._saver()
-        saver.is_awake = True
         if is_locked:
             saver.holds_lock()
-        self._volumes, self._marks = {}, {v.volume.uid: v.marks for v in loaded.volumes}
+        self._marks = {each.volume.uid: each.marks for each in loaded.volumes}
         for each in loaded.volumes:
-            saver.adopt(each.volume, each.record.annotation, each.record.image)
+            saver.registry.adopt(each.volume, each.record.annotation, each.record.image)
         self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored)
         self.left_out = list(loaded.record.left_out)
         self.detached = [volume for volume in loaded.record.volumes if not volume.attached]
-        self._check = None
+        self._run = None
         self.config = config
-        home.remember(loaded.folder.path)
         self.set_volumes([each.volume for each in loaded.volumes])
-        saver.is_awake = False
-        make_layers()
-        saver.is_awake = True  # not before: a record of half a session must not be written
+        try:
+            make_layers()
+        except Exception:
+            self._let_go(save=False)  # a record of half a session must not be written
+            self._shelf.clear()
+            raise
+        saver.touch_record(wake=True)
+        home.remember(loaded.folder.path)
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()
         self._appraise()
         last = self.current_round
         if last is not None and not last.job.state.is_final:
-            self._begin(last)
+            self._begin_round(last)
         elif self.shown_round is not None:
             self.round_shown.emit(self.shown_round)
 
@@ -426,7 +369,7 @@ class SegmentationSession(KeptVolumes):
         stop_job : bool
             Otherwise a running job goes on, to be found again when the session is opened.
         """
-        job = self._running_job
+        job = self._run.job if self._run is not None else None
         if stop_job and job is not None and not job.state.is_final:
             job.cancel()
             if isinstance(job, LocalJob):
@@ -436,7 +379,7 @@ class SegmentationSession(KeptVolumes):
                     job.poll()
                     time.sleep(0.02)
         self._let_go()
-        self.rounds.clear()
+        self._shelf.clear()
         self._set_state(SessionState.IDLE)
 
     # -- parts ---------------------------------------------------------------------------------------------------
@@ -460,52 +403,27 @@ class SegmentationSession(KeptVolumes):
             past.move(JobFolder(saver.folder.round_path(past.number)))
         saver.flush()
 
-    def _begin(self, started: Round) -> None:
-        self._touch_record()
-        self._set_state(SessionState.RUNNING)
+    def _begin_round(self, started: Round) -> None:
+        self._begin(started)
         self.round_started.emit(started)
         self.rounds_changed.emit()
 
-    @property
-    def _check_is_running(self) -> bool:
-        return self._check is not None and not (self._check.events and is_terminal(self._check.events[-1]))
+    def _begin(self, run: Run) -> None:
+        self._run = run
+        self._touch_record()
+        self._set_state(SessionState.RUNNING)
 
-    @property
-    def _running_job(self) -> Job | None:
-        if self._check_is_running and self._check is not None:
-            return self._check.job
-        return self.current_round.job if self.current_round is not None else None
-
-    def _apply_to_check(self, event: Event) -> None:
-        assert self._check is not None  # the caller saw to it
-        self._check.events.append(event)
-        uid = self._check.uids.get(event.volume) if isinstance(event, HeldOut) else None
-        if isinstance(event, HeldOut) and uid is not None:
-            unit = next((volume.unit for volume in self if volume.uid == uid), "pixel")
-            self.left_out.append(SliceScore(volume=uid, slice=event.slice, dice=event.dice, hd95=event.hd95, unit=unit))
-            self._touch_record()
-            self.scores_changed.emit()
-
-    def _resolve_idle(self, focus: tuple[str, int] | None) -> SegmentationTask:
+    def _saved_task(self, focus: tuple[str, int] | None) -> tuple[Autosave, SegmentationTask]:
+        """The frozen task, after everything that is painted was written."""
         self._refuse_while_running()
-        return self.resolve(focus)
+        task = self.resolve(focus)
+        saver = self._saver()
+        saver.flush()
+        return saver, task
 
     def _refuse_while_running(self) -> None:
         if self._state is not SessionState.IDLE:
             raise RuntimeError("A training is running: stop it first.")
-
-    def _round_record(self, number: int, base: Round | None) -> RoundRecord:
-        saver = self._saver()
-        watchers = {v.uid: saver.watcher(v.uid) for v in self}
-        return RoundRecord(
-            number=number,
-            started=datetime.now().astimezone().isoformat(timespec="seconds"),
-            names={v.uid: v.name for v in self},
-            slice_axes={v.uid: v.slice_axis for v in self},
-            clean={v.uid: tuple(sorted(v.clean)) for v in self},
-            checksums={uid: watcher.checksum for uid, watcher in watchers.items() if watcher is not None},
-            base=base.number if base is not None else None,
-        )
 
     def _appraise(self) -> None:
         """Find out in the background what there is to know of the rounds."""
@@ -527,12 +445,3 @@ class SegmentationSession(KeptVolumes):
         if state is not self._state:
             self._state = state
             self.state_changed.emit(state)
-
-
-def _threads_beside_a_window() -> int:
-    """Threads of a worker beside a window: a core stays free where there are enough.
-
-    On two or three cores the worker's low priority does it: half the cores idle would cost more than it gives.
-    """
-    cores = os.cpu_count() or 1
-    return cores - 1 if cores >= 4 else cores

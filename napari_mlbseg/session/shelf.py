@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from napari_mlbseg.session.records import RoundRecord, SliceScore
 from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.session.scores import score_slice
 from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.suggest import Suggestion, rank_slices
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.task import SegmentationTask
 
@@ -47,9 +48,7 @@ class RoundShelf:
         self.rounds: list[Round] = []
         self.restored: Round | None = None
         self.lost: list[RoundRecord] = []  # of rounds whose files cannot be read: they may come back
-
-    def __iter__(self) -> Iterator[Round]:
-        return iter(self.rounds)
+        self._ranked: tuple[tuple[object, ...], list[Suggestion]] | None = None
 
     @property
     def latest(self) -> Round | None:
@@ -80,6 +79,31 @@ class RoundShelf:
                 return past, known
         return None, {}
 
+    def suggestions(self, volume: AnnotatedVolume, begun: Collection[int]) -> Sequence[Suggestion]:
+        """Which slices of a volume to annotate next, best first; on those `begun`, somebody began to paint."""
+        past, known = self.statistics_of(volume)
+        marks = volume.marks
+        sets = [frozenset(slices) for slices in (marks.clean, marks.skipped, marks.rejected, begun)]
+        revision = (past.number, past.revision) if past is not None else ()
+        asked = (volume.uid, volume.n_slices, volume.independent_slices, *sets, revision)
+        if self._ranked is None or self._ranked[0] != asked:  # several panels ask, and more often than it changes
+            clean, skipped, rejected, painted = sets
+            ranked = rank_slices(
+                volume.n_slices,
+                clean,
+                known,
+                skipped=skipped,
+                rejected=rejected,
+                painted=painted,
+                independent_slices=volume.independent_slices,
+            )
+            self._ranked = asked, ranked
+        return self._ranked[1]
+
+    def clear(self) -> None:
+        """Forget all rounds; their files stay."""
+        self.rounds, self.lost, self.restored, self._ranked = [], [], None, None
+
     def remove(self, past: Round) -> None:
         """Take a round off the shelf."""
         self.rounds.remove(past)
@@ -88,7 +112,7 @@ class RoundShelf:
 
     def reopen(self, folder: SessionFolder, records: Collection[RoundRecord], restored: int | None) -> None:
         """Take in the rounds of a session folder; records of those whose files cannot be read are kept."""
-        self.rounds, self.lost = [], []
+        self.clear()
         for record in records:
             try:
                 self.rounds.append(Round.reopen(JobFolder(folder.round_path(record.number)), record))

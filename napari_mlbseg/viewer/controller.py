@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.events import Event, Failed, Preview, Progress, is_terminal
 from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
+from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     annotates,
@@ -411,9 +412,7 @@ class DockController:
                 self.complained.emit(f"{event.message} {event.advice}".strip())
                 show_error(f"MLB-Seg: {event.message}")
             else:
-                check = self.session.check
-                is_check = check is not None and bool(check.events) and check.events[-1] is event
-                show_info(f"MLB-Seg: {ending(event, is_check=is_check)}")
+                show_info(f"MLB-Seg: {ending(event, is_check=isinstance(self.session.run, Check))}")
 
     def _end_progress(self) -> None:
         if self._progress is not None:

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.session.scores import advice
+from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 from napari_mlbseg.viewer.words import clock, size, unit
@@ -189,7 +190,7 @@ class RoundsPanel(Panel):
         self.delete.setEnabled(idle and bool(chosen))
         for button in (self.restore, self.compare, self.delete):
             button.setVisible(bool(self._session.rounds))
-        self.check.setEnabled(idle and sum(len(volume.clean) for volume in self._session) >= 3)
+        self.check.setEnabled(idle and sum(len(volume.clean) for volume in self._session) >= FEWEST_TO_LEAVE_OUT)
 
     def _pair(self) -> tuple[Round, Round] | None:
         """Two rounds to compare: those chosen, or the chosen one and the one before it."""

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPush
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
 from napari_mlbseg.session import Round, SessionState
+from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.dock_registry import CURVES, open_beside
@@ -37,7 +38,6 @@ class TrainPanel(Panel):
         self._given_form = QFormLayout(self.given_rows)
         self._given_form.setContentsMargins(0, 0, 0, 0)
         self.given: list[LayerCombo] = []
-        self._is_check = False
         self.button = QPushButton("&Train")
         self.button.setToolTip("Learn from the clean slices and segment all the others.")
         self.curves = QPushButton("Curv&es")
@@ -129,7 +129,6 @@ class TrainPanel(Panel):
         self.button.setEnabled(state is not SessionState.STOPPING)
 
     def _on_started(self, started: Round | None = None) -> None:
-        self._is_check = started is None
         self.bar.setRange(0, 0)  # busy, until the worker says how far it is
         self.stage.setText("Starting…")
         self.device.hide()  # not known yet: it would leave a gap
@@ -150,7 +149,7 @@ class TrainPanel(Panel):
             self.stage.setText(words.stage(event, n_clean) + (f"\n{event.message}" if event.message else ""))
         elif is_terminal(event):
             self.bar.hide()
-            self.stage.setText(words.ending(event, is_check=self._is_check))
+            self.stage.setText(words.ending(event, is_check=isinstance(self._session.run, Check)))
 
     # -- from the controller -------------------------------------------------------------------------------------
 

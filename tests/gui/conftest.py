@@ -95,7 +95,7 @@ class FakeJob:
 @pytest.fixture
 def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs that the test plays."""
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", FakeJob)
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", FakeJob)
 
 
 @pytest.fixture

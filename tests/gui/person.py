@@ -95,6 +95,9 @@ class Person:
         (dialog,) = (w for w in QApplication.topLevelWidgets() if isinstance(w, QFileDialog) and w.isVisible())
         line = dialog.findChild(QLineEdit)
         line.setCompleter(None)  # its suggestions come when the disk answers, and would take the Return
+        dialog.activateWindow()
+        QTest.mouseClick(line, Qt.MouseButton.LeftButton)
+        self.wait_for(line.hasFocus, 10)  # Qt writes what it selects into a line that nobody is typing in
         line.selectAll()
         QTest.keyClicks(line, str(path))
         QTest.keyClick(line, Qt.Key.Key_Return)

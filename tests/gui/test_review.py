@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gui
 @pytest.fixture(autouse=True)
 def played(monkeypatch):
     """Jobs whose worker the test plays, in real job folders."""
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
     monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
 
 
@@ -276,7 +276,7 @@ def test_an_estimate_leaves_one_out(reviewed, wait_for):
         dock.review.accept.click()
         dock.clean.mark.click()
     dock.rounds.check.click()
-    job = dock.controller.session.check.job
+    job = dock.controller.session.run.job
     assert dock.train.button.text() == "S&top"
     job.say(HeldOut(volume="heart", slice=5, dice=0.8, hd95=3.0), HeldOut(volume="heart", slice=7, dice=0.9, hd95=None))
     job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=5, seconds=3))

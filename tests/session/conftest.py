@@ -60,7 +60,7 @@ class PlayedJob(LocalJob):
 @pytest.fixture
 def played_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs whose worker the test plays; what was started before is attached to as it is."""
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
 
 
 @pytest.fixture

@@ -164,7 +164,9 @@ class Annotating(RuleBasedStateMachine):
         end = time.monotonic() + 20
         saver = self.session._autosave
         assert saver is not None
-        while saver.is_awake and not (saver.is_saved and saver.background.is_idle and not saver._has_images_to_copy()):
+        while saver.is_awake and not (
+            saver.is_saved and saver.background.is_idle and all(kept.is_copied for kept in saver.registry)
+        ):
             self.session.poll()
             assert time.monotonic() < end, "it was not saved in time"
             time.sleep(0.001)
@@ -188,7 +190,7 @@ class Annotating(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
     monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
     monkeypatch.setattr("napari_mlbseg.session.autosave._SETTLE_SECONDS", 0.0)
 

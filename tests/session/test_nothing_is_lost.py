@@ -329,9 +329,56 @@ def test_a_session_of_which_everything_was_taken_out_opens_all_of_it(saved, sett
     saved.touch("heart")
     settle(saved)
     saved.set_volumes([])
-    monkeypatch.setattr("napari_mlbseg.session.autosave._TOGETHER_SECONDS", 0.0)
+    monkeypatch.setattr("napari_mlbseg.session.registry._TOGETHER_SECONDS", 0.0)
     path = saved.folder
     saved.close()
     again = reopen(path)
     assert again.volume("heart").annotation[1].any()
     again.close()
+
+
+def test_opening_a_session_brings_nothing_of_the_one_before(tmp_path, settle):
+    for name in ("first", "second"):
+        session = SegmentationSession(tmp_path / f"{name}.mlbseg")
+        session.set_volume(make_volume(name, clean={1}))
+        session.touch(name, 1)
+        session.close()
+    session = reopen(tmp_path / "first.mlbseg")
+    session.load(load_session(tmp_path / "second.mlbseg"))
+    session.touch("second", 1)
+    session.save()
+    path = session.folder
+    session.close()
+    assert [volume.name for volume in SessionFolder(path).read().volumes] == ["second"]
+    assert [folder.name for folder in (path / "annotations").iterdir()] == ["second.zarr"]
+    assert [volume.name for volume in SessionFolder(tmp_path / "first.mlbseg").read().volumes] == ["first"]
+
+
+def test_a_change_without_an_event_is_part_of_the_task(saved):
+    """A class that a script painted is told of before a training begins, not after."""
+    saved.touch("heart")
+    saved.save()
+    saved.volume("heart").annotation[5, 2, 2] = 9
+    with pytest.raises(ValueError, match="Label 9 occurs on no clean slice"):
+        saved.resolve()
+
+
+def test_a_window_that_cannot_show_a_session_lets_go_of_it(saved, settle):
+    saved.touch("heart")
+    settle(saved)
+    path = saved.folder
+    saved.close()
+    before = (path / "session.json").read_text()
+    session = SegmentationSession()
+
+    def fail():
+        raise RuntimeError("the window could not make its layers")
+
+    with pytest.raises(RuntimeError, match="layers"):
+        session.load(load_session(path), fail)
+    session.set_volume(make_volume("another"))
+    session.touch("another", 1)
+    session.save()
+    assert session.folder != path
+    assert (path / "session.json").read_text() == before
+    session.close()

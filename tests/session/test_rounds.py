@@ -174,7 +174,7 @@ def test_leaving_one_out_is_no_round_and_needs_three_slices(saved, settle):
     for z in (4, 5):
         saved.set_clean("heart", z, True)
     saved.start_check()
-    job = saved.check.job
+    job = saved.run.job
     assert saved.state is SessionState.RUNNING
     assert job.folder.path == saved.folder / "checks" / "001"
     assert job.folder.read_request().kind == "leave_one_out"

@@ -26,7 +26,7 @@ def job(monkeypatch, tmp_path):
     made.folder = JobFolder(tmp_path / "job")
     made.poll.return_value = []
     made.events.return_value = iter(())
-    monkeypatch.setattr("napari_mlbseg.session.session.LocalJob.create", Mock(return_value=made))
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob.create", Mock(return_value=made))
     return made
 
 

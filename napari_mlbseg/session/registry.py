@@ -1,0 +1,120 @@
+"""Which volumes a session folder keeps, under which paths, and what becomes of one that changes or leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from napari_mlbseg.jobs.folder import safe_name
+from napari_mlbseg.session.kept import Kept, layout_of
+from napari_mlbseg.session.records import ImageRecord
+from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.volume import AnnotatedVolume
+from napari_mlbseg.session.watcher import SliceWatcher
+
+__all__ = ["KeptRegistry"]
+
+_TOGETHER_SECONDS = 5.0  # within which a window that is closed takes its layers away
+
+
+class KeptRegistry:
+    """What is kept of each volume, also of those that left.
+
+    Attributes
+    ----------
+    folder : SessionFolder
+        Nothing in it is written over: every array gets a path that is free.
+    """
+
+    def __init__(self, folder: SessionFolder) -> None:
+        self.folder = folder
+        self._kept: dict[str, Kept] = {}
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self._kept.values())
+
+    def get(self, uid: str) -> Kept | None:
+        """What is kept of a volume; None if it is not known."""
+        return self._kept.get(uid)
+
+    def leaving(self, volumes: Sequence[AnnotatedVolume]) -> list[Kept]:
+        """What is kept of volumes that are none of these any more."""
+        staying = {volume.uid for volume in volumes}
+        return [kept for uid, kept in self._kept.items() if uid not in staying and kept.left is None]
+
+    def set_volumes(self, volumes: Sequence[AnnotatedVolume]) -> None:
+        """Keep these from now on; what is known of one that was kept before goes on, and of one that leaves stays."""
+        for kept in self.leaving(volumes):
+            kept.left = time.monotonic()
+        for volume in volumes:
+            known = self._kept.get(volume.uid)
+            if known is None:
+                self._kept[volume.uid] = self._new(volume)
+                continue
+            self._go_on(known, volume)
+            if known.left is not None:  # somebody may have painted on it meanwhile
+                known.left = None
+                known.watcher.touch()
+
+    def adopt(self, volume: AnnotatedVolume, annotation: str, image: ImageRecord) -> None:
+        """Keep a volume that was just read from the folder: nothing of it needs to be written."""
+        watcher = SliceWatcher(volume)
+        for _ in watcher.look(float("inf")):
+            pass  # it learns what is there; nothing changed
+        kept = Kept(watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True)
+        if image.kind == "embedded":
+            kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
+        self._kept[volume.uid] = kept
+
+    def left_volumes(self) -> list[tuple[AnnotatedVolume, bool]]:
+        """Volumes that left, painted or marked, and those that left last of all, which is told of each.
+
+        A window that is closed takes all its layers away first: those are the session's all the same.
+        """
+        left = [(kept, kept.left) for kept in self if kept.left is not None]
+        last = max((when for _, when in left), default=0.0)
+        is_deserted = all(kept.left is not None for kept in self)
+        together = [(kept, is_deserted and last - when < _TOGETHER_SECONDS) for kept, when in left]
+        return [
+            (kept.volume, was_last)
+            for kept, was_last in together
+            if was_last or kept.watcher.painted or kept.volume.marks.are_any
+        ]
+
+    def _new(self, volume: AnnotatedVolume) -> Kept:
+        annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
+        kept = Kept(SliceWatcher(volume), annotation, layout_of(volume))
+        if volume.source is None:
+            kept.embedded = self._free_path("images", volume.name)
+        return kept
+
+    def _go_on(self, kept: Kept, volume: AnnotatedVolume) -> None:
+        """The same volume, perhaps with other pixels, another type or another slice axis."""
+        earlier = kept.volume
+        if volume.source is None and earlier.source is not None and volume.image.shape == earlier.image.shape:
+            volume.source = earlier.source  # its disk is away: it may come back
+        if volume.source is None and not kept.embedded:
+            kept.embedded, kept.copied = self._free_path("images", volume.name), 0
+        if layout_of(volume) == kept.layout:
+            kept.watcher.volume = volume
+            if earlier.annotation is not volume.annotation:
+                kept.watcher.touch()
+            return
+        # never over what was kept: an array of another form gets a new name, and the old one stays
+        kept.before = kept.before or (kept.annotation if kept.is_written else "")
+        kept.annotation = self._free_path("annotations", volume.name)
+        kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), layout_of(volume), set()
+        kept.is_new, kept.is_written = True, False
+        if kept.embedded and kept.copied < volume.n_slices:
+            kept.embedded, kept.copied = self._free_path("images", volume.name), 0
+
+    def _free_path(self, room: str, name: str) -> str:
+        """A path within the folder that nothing has: what is there is never written over."""
+        paths = (path for kept in self for path in (kept.annotation, kept.embedded, kept.before))
+        taken = {path.casefold() for path in paths}  # some disks do not tell Scan from scan
+        stem, number = safe_name(name), 1
+        while True:
+            path = f"{room}/{stem}{'' if number == 1 else f'-{number}'}.zarr"
+            if path.casefold() not in taken and not (self.folder.path / path).exists():
+                return path
+            number += 1
