@@ -31,6 +31,8 @@ def local_path(array: Any) -> Path | None:
     """Where a zarr array lies on this machine; None for any other array."""
     zarr = sys.modules.get("zarr")  # another thread may be importing it, and it may have no Array yet
     kind = getattr(zarr, "Array", None)
-    if zarr is None or kind is None or not isinstance(array, kind) or not isinstance(array.store, zarr.storage.LocalStore):
+    if zarr is None or kind is None or not isinstance(array, kind):
+        return None
+    if not isinstance(array.store, zarr.storage.LocalStore):
         return None
     return (Path(array.store.root) / array.path).absolute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from skimage.draw import polygon2mask
 if TYPE_CHECKING:
     from napari.layers import Labels, Shapes
 
-__all__ = ["clear_slice", "put_prediction", "region_mask", "shapes_on_slice"]
+__all__ = ["AcceptedVoxels", "put_back", "put_prediction", "region_mask", "shapes_on_slice"]
 
 _CORNERS = 72  # of the polygon that stands for an ellipse
 
@@ -23,6 +24,7 @@ def put_prediction(
     *,
     region: np.ndarray | None = None,
     over_painted: bool = False,
+    noted: AcceptedVoxels | None = None,
 ) -> int:
     """Write a predicted slice into the annotation, so that one undo takes it back.
 
@@ -37,6 +39,40 @@ def put_prediction(
         Only there; by default the whole slice.
     over_painted : bool
         Also where something is painted; otherwise that stays.
+    noted : AcceptedVoxels, optional
+        Is told what was written.
+
+    Returns
+    -------
+    int
+        Number of voxels that changed.
+    """
+    painted = np.array(annotation.data[_slice_index(slice_axis, z)])
+    there = prediction != painted
+    if not over_painted:
+        there &= painted == 0
+    if region is not None:
+        there &= region
+    _set(annotation, there, prediction[there], slice_axis, z)
+    if noted is not None:  # not earlier: napari tells of a change before it makes it
+        noted.note(there, painted, prediction)
+    return int(np.count_nonzero(there))
+
+
+def put_back(
+    annotation: Labels, accepted: AcceptedVoxels, slice_axis: int, z: int, *, region: np.ndarray | None = None
+) -> int:
+    """Give voxels that hold what was accepted the value that they had before, so that one undo takes it back.
+
+    Parameters
+    ----------
+    annotation : Labels
+    accepted : AcceptedVoxels
+        Of this slice. What was painted since is left as it is.
+    slice_axis, z : int
+        The slice.
+    region : ndarray of bool, (Y, X), optional
+        Only there; by default the whole slice.
 
     Returns
     -------
@@ -44,19 +80,60 @@ def put_prediction(
         Number of voxels that changed.
     """
     painted = np.asarray(annotation.data[_slice_index(slice_axis, z)])
-    there = prediction != painted
-    if not over_painted:
-        there &= painted == 0
+    there, before = accepted.on(painted)
     if region is not None:
         there &= region
-    _set(annotation, there, prediction[there], slice_axis, z)
+    _set(annotation, there, before[there], slice_axis, z)
     return int(np.count_nonzero(there))
 
 
-def clear_slice(annotation: Labels, slice_axis: int, z: int) -> None:
-    """Take everything off a slice, so that one undo brings it back."""
-    painted = np.asarray(annotation.data[_slice_index(slice_axis, z)]) != 0
-    _set(annotation, painted, np.zeros(int(painted.sum()), annotation.data.dtype), slice_axis, z)
+@dataclass(eq=False)
+class AcceptedVoxels:
+    """What accepting wrote on a slice, and what was there before; only as many numbers as voxels that it changed.
+
+    Attributes
+    ----------
+    places : ndarray of int, (n,)
+        Flat indices into the slice.
+    before, after : ndarray of int, (n,)
+        Labels at these places before they were first accepted, and as they were accepted last.
+    """
+
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
+    before: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    after: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def all_of(cls, painted: np.ndarray) -> AcceptedVoxels:
+        """Of a slice on which nothing was painted before: all that is there now."""
+        accepted = cls()
+        accepted.note(painted != 0, np.zeros_like(painted), painted)
+        return accepted
+
+    def note(self, there: np.ndarray, painted: np.ndarray, prediction: np.ndarray) -> None:
+        """At the places `there`, `painted` became `prediction`; all (Y, X)."""
+        self.forget_changed(painted)
+        before = painted.astype(np.int64)
+        before.ravel()[self.places] = self.before  # accepted twice: its origin is what was there at first
+        stays = ~there.ravel()[self.places]
+        places = np.flatnonzero(there)
+        self.places = np.concatenate([self.places[stays], places])
+        self.before = np.concatenate([self.before[stays], before.ravel()[places]])
+        self.after = np.concatenate([self.after[stays], prediction.ravel()[places].astype(np.int64)])
+
+    def forget_changed(self, painted: np.ndarray) -> None:
+        """What was painted on, or undone, is the person's: whatever is there later was not accepted."""
+        still = painted[np.unravel_index(self.places, painted.shape)] == self.after
+        if not still.all():
+            self.places, self.before, self.after = self.places[still], self.before[still], self.after[still]
+
+    def on(self, painted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where a slice holds what was accepted, (Y, X) of bool, and the labels from before, (Y, X)."""
+        self.forget_changed(painted)
+        there, before = np.zeros(painted.shape, bool), np.zeros(painted.shape, np.int64)
+        there.ravel()[self.places] = True
+        before.ravel()[self.places] = self.before
+        return there, before
 
 
 def region_mask(shapes: Shapes, annotation: Labels, slice_axis: int, z: int) -> np.ndarray | None:

@@ -329,6 +329,7 @@ class DockController:
         if in_view == self._in_view:
             return
         self._in_view = in_view
+        self.reviewer.forget_changed()
         self.slice_changed.emit()
         self._focus_is_news = True
 
@@ -338,6 +339,7 @@ class DockController:
                 if not self._is_current(binding):  # its pixels were replaced: a conversion, another plugin
                     self.sync()
                 self.session.touch(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
+        self.reviewer.forget_changed()
 
     def _is_current(self, binding: VolumeBinding) -> bool:
         """Whether the session knows the array that a layer holds now."""

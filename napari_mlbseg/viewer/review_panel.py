@@ -33,12 +33,16 @@ class ReviewPanel(Panel):
         self.reject = QPushButton(with_key("Re&ject", "reject"))
         self.reject.setToolTip(
             "<p>This prediction is wrong: the slice is suggested first. What you accepted of it and did not change is "
-            "taken back; what you painted stays.</p>"
+            "taken back; what you painted stays. With a region drawn, only what you accepted inside it is taken "
+            "back.</p>"
         )
         self.over = QCheckBox("Accept also &over what is painted")
         self.over.setToolTip("<p>Off: what you painted stays as it is. On: the prediction replaces it.</p>")
-        self.region = QPushButton("Accept only a re&gion…")
-        self.region.setToolTip("<p>Draw around what is right on this slice; the next Accept takes only that.</p>")
+        self.region = QPushButton("Only a re&gion…")
+        self.region.setToolTip(
+            "<p>Draw around a part of this slice: only that is taken by the next Accept, or taken back by the next "
+            "Reject.</p>"
+        )
         self.suggested = WrappedLabel()
         self.go = QPushButton(with_key("Go there", "next_suggestion"))
         self.skip = QPushButton("S&kip")
@@ -131,7 +135,7 @@ class ReviewPanel(Panel):
         if z in self._controller.marks(binding).rejected:
             return f"You rejected the prediction of slice {z}: paint it as it should be, and mark it clean."
         if self._reviewer.is_drawing() and not self._reviewer.has_region():
-            return f"Draw around what is right on slice {z}, then press Accept."
+            return f"Draw around a part of slice {z}, then accept it, or reject what you accepted there."
         where = "the region that you drew on " if self._reviewer.has_region() else ""
         return f"The prediction of {where}slice {z}:"
 

@@ -11,7 +11,7 @@ from psygnal import Signal
 from napari_mlbseg.session import Provenance
 from napari_mlbseg.session.marks import slice_digest
 from napari_mlbseg.session.suggest import Suggestion
-from napari_mlbseg.viewer.accepting import clear_slice, put_prediction, region_mask, shapes_on_slice
+from napari_mlbseg.viewer.accepting import AcceptedVoxels, put_back, put_prediction, region_mask, shapes_on_slice
 from napari_mlbseg.viewer.binding import METADATA_KEY, transform_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reviewer"]
 
-_REGION = "region to accept"
+_REGION = "region to review"
 
 
 class Reviewer:
@@ -40,6 +40,7 @@ class Reviewer:
         self._controller = controller
         self._place = -1  # number of the place that was looked at again last
         self.over_painted = False  # whether accepting also replaces what is painted
+        self._accepted: dict[tuple[str, int, int], AcceptedVoxels] = {}  # by volume's uid, slice axis and slice
 
     # -- the prediction of the slice in view ---------------------------------------------------------------------
 
@@ -72,7 +73,13 @@ class Reviewer:
         before = self._digest(annotation, z)
         region = self._region(annotation, z)
         changed = put_prediction(
-            annotation, prediction, controller.slice_axis, z, region=region, over_painted=self.over_painted
+            annotation,
+            prediction,
+            controller.slice_axis,
+            z,
+            region=region,
+            over_painted=self.over_painted,
+            noted=self._accepted.setdefault((binding.uid, controller.slice_axis, z), AcceptedVoxels()),
         )
         if not changed:
             where = "in the region" if region is not None else "on this slice"
@@ -86,23 +93,41 @@ class Reviewer:
         self._use_up_region(annotation, z)
 
     def reject(self) -> None:
-        """Say that the prediction of the slice in view is wrong; what was accepted of it unchanged is taken back."""
+        """Say that the prediction of the slice in view is wrong; what was accepted of it unchanged is taken back.
+
+        With an area drawn on the slice, only what was accepted inside it is.
+        """
         controller = self._controller
         target = self._target("reject")
         if target is None:
             return
         binding, annotation, z, _ = target
-        name = binding.image.name
-        acceptances = controller.marks(binding).accepted.get(z)
-        if acceptances and not acceptances[0].before and self._provenance(name, z) is Provenance.ACCEPTED:
-            clear_slice(annotation, controller.slice_axis, z)
-        controller.session.set_rejected(name, z)
+        region = self._region(annotation, z)
+        accepted = self._accepted_on(binding, annotation, z)
+        changed = put_back(annotation, accepted, controller.slice_axis, z, region=region)
+        if region is not None and not changed:
+            controller.complained.emit(
+                "Nothing that you accepted lies in the region: accept the slice first, then reject a region of it."
+            )
+            return
+        controller.session.set_rejected(binding.image.name, z)
         controller.complained.emit("")
+        if region is not None:
+            self._use_up_region(annotation, z)
+
+    def forget_changed(self) -> None:
+        """Something was painted or undone on the slice in view, or it came into view: see `AcceptedVoxels`."""
+        binding, z = self._controller.current, self._controller.current_slice
+        if binding is None or z is None or binding.annotation is None:
+            return
+        accepted = self._accepted.get((binding.uid, self._controller.slice_axis, z))
+        if accepted is not None:
+            accepted.forget_changed(self._painted(binding.annotation, z))
 
     # -- regions -------------------------------------------------------------------------------------------------
 
     def draw_region(self) -> None:
-        """Begin to draw an area on the slice in view: the next accept is confined to it."""
+        """Begin to draw an area on the slice in view: the next accept or reject is confined to it."""
         binding = self._controller.current
         if binding is None:
             self._controller.complained.emit("There is no image yet: open one, then draw a region on it.")
@@ -231,11 +256,26 @@ class Reviewer:
         self.region_changed.emit()
 
     def _digest(self, annotation: Labels, z: int) -> str:
-        axis = self._controller.slice_axis
-        return slice_digest(annotation.data[tuple(z if a == axis else slice(None) for a in range(3))])
+        return slice_digest(self._painted(annotation, z))
 
-    def _provenance(self, name: str, z: int) -> Provenance:
-        return self._controller.session.provenance(name, z)
+    def _painted(self, annotation: Labels, z: int) -> np.ndarray:
+        axis = self._controller.slice_axis
+        return np.asarray(annotation.data[tuple(z if a == axis else slice(None) for a in range(3))])
+
+    def _accepted_on(self, binding: VolumeBinding, annotation: Labels, z: int) -> AcceptedVoxels:
+        """What was accepted on a slice.
+
+        Which voxels those are is known for as long as the window is open; later, only where there is nothing else.
+        """
+        controller = self._controller
+        known = self._accepted.get((binding.uid, controller.slice_axis, z))
+        if known is not None:
+            return known
+        acceptances = controller.marks(binding).accepted.get(z)
+        is_all = controller.session.provenance(binding.image.name, z) is Provenance.ACCEPTED
+        if acceptances and not acceptances[0].before and is_all:
+            return AcceptedVoxels.all_of(self._painted(annotation, z))
+        return AcceptedVoxels()
 
 
 def _is_region(layer: Shapes) -> bool:

@@ -118,6 +118,55 @@ def test_only_a_region_is_accepted(reviewed):
     assert not annotation.data[5].any()
 
 
+def test_only_a_region_is_rejected(reviewed):
+    viewer, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    annotation.paint((5, 15, 10), 2)
+    painted = annotation.data[5].copy()
+    dock.review.accept.click()
+    corners = np.array([[5, 10.5, 4.5], [5, 10.5, 12.5], [5, 20.5, 12.5], [5, 20.5, 4.5]])
+    expected = np.ones_like(painted)
+    expected[painted != 0] = 2
+    expected[11:21, 5:13] = painted[11:21, 5:13]
+    for _ in range(2):
+        dock.review.region.click()
+        viewer.layers.selection.active.add_rectangles(corners)
+        dock.review.reject.click()
+        assert np.array_equal(annotation.data[5], expected), "inside the region only what was painted is left"
+    assert "Nothing that you accepted lies in the region" in dock.train.complaint.text()
+    assert len(viewer.layers.selection.active.data) == 1, "a region that was of no use is kept"
+    annotation.undo()
+    assert (annotation.data[5] != 0).all(), "one step"
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_was_painted_after_an_undo_is_not_taken_for_accepted(reviewed, is_away):
+    _, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    annotation.paint((5, 3, 3), 2)
+    dock.review.accept.click()
+    if is_away:
+        dock.controller.go_to(8)
+    annotation.undo()
+    dock.controller.go_to(5)
+    annotation.paint((5, 12, 12), 1)  # the label that was predicted there
+    painted = annotation.data[5].copy()
+    dock.review.reject.click()
+    assert np.array_equal(annotation.data[5], painted)
+
+
+def test_rejecting_gives_back_what_was_accepted_over(reviewed):
+    _, dock, annotation = reviewed
+    dock.controller.go_to(5)
+    annotation.paint((5, 15, 10), 2)
+    painted = annotation.data[5].copy()
+    dock.review.over.click()
+    dock.review.accept.click()
+    assert (annotation.data[5] == 1).all()
+    dock.review.reject.click()
+    assert np.array_equal(annotation.data[5], painted)
+
+
 def test_without_a_prediction_there_is_nothing_to_accept(qtbot, open_dock, make_napari_viewer, image):
     viewer = make_napari_viewer(show=True, strict_qt="raise")
     viewer.add_image(image, name="heart")
