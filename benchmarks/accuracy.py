@@ -8,17 +8,15 @@ resumed and split by volumes over machines. ``table.md`` and ``summary.json`` ar
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.runs import append_run, limits, read_runs
+from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import known_labels
@@ -57,45 +55,37 @@ METHODS: dict[str, dict[str, Any] | None] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then write the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
-    parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
+    parser = training_parser("accuracy", __doc__)
     parser.add_argument("--slices", default="5", help="numbers of clean slices, such as 3,5,9")
     parser.add_argument("--budgets", default="60", help="seconds of a run, such as 30,60,240")
     parser.add_argument("--steps", help="bootstrap and weighted steps instead of seconds, such as 200+40")
     parser.add_argument("--methods", default="interpolation,default", help=f"of {', '.join(METHODS)}; or 'all'")
-    parser.add_argument("--preset", default="quick")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every method")
-    parser.add_argument("--out", type=Path, default=Path("bench-output/accuracy"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "runs.jsonl"
     done = {run["key"] for run in read_runs(lines)}
     methods = list(METHODS) if options.methods == "all" else options.methods.split(",")
-    overrides = dict(pair.split("=", 1) for pair in options.set)
     budgets = [options.steps] if options.steps else options.budgets.split(",")
     for path, n_clean, budget, method in itertools.product(
         find_volumes(options.volumes), map(int, options.slices.split(",")), budgets, methods
     ):
-        key = "|".join(map(str, (path.name, n_clean, budget, method, options.preset, options.seed, overrides)))
+        key = "|".join(map(str, (path.name, n_clean, budget, method, options.preset, options.seed, options.set)))
         if key in done:
             continue
-        values = {**limits(budget), "seed": options.seed, **overrides}
-        run = _run(load_volume(path, n_clean), method, options.preset, options.device, values)
+        config = config_of(options, budget, **(METHODS[method] or {}))
+        run = _run(load_volume(path, n_clean), method, config, options.device)
         append_run(lines, {"key": key, "slices": n_clean, "budget": budget, **run})
         print(path.name, n_clean, budget, method, f"Dice {run['dice']:.4f}", flush=True)
     _summarise(options.out, read_runs(lines))
 
 
-def _run(volume: Volume, method: str, preset: str, device: str, values: dict[str, Any]) -> dict[str, Any]:
+def _run(volume: Volume, method: str, config: TrainingConfig, device: str) -> dict[str, Any]:
     """One method on one volume: scores of its labels on all but the clean slices, and what it cost."""
-    changes = METHODS[method]
-    config = TrainingConfig.from_preset(preset, **{**values, **(changes or {})})
     task = resolve_task([volume], config)
     start = time.monotonic()
     facts: dict[str, Any] = {}
-    if changes is None:
+    if METHODS[method] is None:
         labels = _without_training(task, volume, method)
     else:
         results = MemoryResults(task)

@@ -11,10 +11,8 @@ that the machine's load changes nothing. Runs are lines of ``runs.jsonl``; those
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
 import time
 import zlib
 from dataclasses import replace
@@ -27,6 +25,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from scipy.stats import rankdata
 
+from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import known_labels
@@ -54,34 +53,25 @@ _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-5, 7, 97)))  # dense near 1, where m
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then write the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.look_again", description=__doc__.splitlines()[0])
-    parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
+    parser = training_parser("look_again", __doc__)
     parser.add_argument("--slices", type=int, default=7, help="number of clean slices")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--steps", default="75+20", help="bootstrap and weighted steps")
-    parser.add_argument("--seeds", default="0", help="such as 0,1,2: each plants another error")
-    parser.add_argument("--preset", default="quick")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=Path("bench-output/look-again"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "runs.jsonl"
-    done = {run["key"] for run in _read(lines)}
-    bootstrap, weighted = map(int, options.steps.split("+"))
-    for seed, path, kind in itertools.product(
-        map(int, options.seeds.split(",")), find_volumes(options.volumes), options.kinds.split(",")
-    ):
-        key = "|".join(map(str, (path.name, options.slices, kind, options.steps, options.preset, seed)))
+    done = {run["key"] for run in read_runs(lines)}
+    config = config_of(options, options.steps)
+    for path, kind in itertools.product(find_volumes(options.volumes), options.kinds.split(",")):
+        settings = (path.name, options.slices, kind, options.steps, options.preset, options.seed, *options.set)
+        key = "|".join(map(str, settings))
         if key in done:
             continue
-        config = TrainingConfig.from_preset(
-            options.preset, time_budget=None, bootstrap_steps=bootstrap, steps=weighted, seed=seed
-        )
         run = _run(load_volume(path, options.slices), kind, config, options.device)
-        with lines.open("a") as file:
-            file.write(json.dumps({"key": key, "kind": kind, "seed": seed, **run}) + "\n")
-        print(path.name, kind, seed, f"slice {run['slice']}, {run['seconds']:.0f} s", flush=True)
-    _summarise(options.out, _read(lines))
+        append_run(lines, {"key": key, "kind": kind, "seed": options.seed, **run})
+        print(path.name, kind, f"slice {run['slice']}, {run['seconds']:.0f} s", flush=True)
+    _summarise(options.out, read_runs(lines))
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -226,10 +216,6 @@ def _auroc(doubt: np.ndarray, error: np.ndarray) -> float:
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
-
-
-def _read(lines: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
 def _summarise(out: Path, runs: list[dict[str, Any]]) -> None:

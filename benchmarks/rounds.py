@@ -10,9 +10,7 @@ stays in DIR for the round that starts from it.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.runs import append_run, limits, read_runs
+from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.metrics import dice
@@ -46,21 +44,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then write the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rounds", description=__doc__.splitlines()[0])
-    parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
+    parser = training_parser("rounds", __doc__)
     parser.add_argument("--variants", default="cold,warm", help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--budget", default="100+10", help="of a round: bootstrap and weighted steps, or seconds")
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every training")
     parser.add_argument("--shrink", type=int, default=1, help="times fewer rows and columns: quicker")
-    parser.add_argument("--out", type=Path, default=Path("bench-output/rounds"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    overrides = dict(pair.split("=", 1) for pair in options.set)
-    config = TrainingConfig.from_preset(
-        options.preset, **{**limits(options.budget), "preview_interval": 600, "seed": options.seed, **overrides}
-    )
+    config = config_of(options, options.budget, preview_interval=600)
     settings = " ".join([options.preset, options.budget, f"shrink={options.shrink}", *options.set])
     for path in find_volumes(options.volumes):
         volume = shrunk(load_volume(path, 9), options.shrink)

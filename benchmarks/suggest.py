@@ -18,16 +18,14 @@ Every training is a line of ``runs.jsonl``; one that stands there already, of an
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.runs import append_run, limits, read_runs
+from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.metrics import dice
@@ -43,22 +41,14 @@ STRATEGIES = ("error", "gap", "even", "random")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then write the tables and the plot."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suggest", description=__doc__.splitlines()[0])
-    parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
+    parser = training_parser("suggest", __doc__)
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
     parser.add_argument("--counts", default="3,5,7,9", help="numbers of clean slices at which to train")
     parser.add_argument("--steps", default="0+0", help="bootstrap and weighted steps of each training")
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--seed", type=int, default=0, help="of the training and of what is drawn")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every training")
     parser.add_argument("--shrink", type=int, default=1, help="times fewer rows and columns: quicker")
-    parser.add_argument("--out", type=Path, default=Path("bench-output/suggest"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    overrides = dict(pair.split("=", 1) for pair in options.set)
-    config = TrainingConfig.from_preset(
-        options.preset, **{**limits(options.steps), "preview_interval": 600, "seed": options.seed, **overrides}
-    )
+    config = config_of(options, options.steps, preview_interval=600)
     counts = [int(count) for count in options.counts.split(",")]
     settings = f"{options.preset} {options.steps} shrink={options.shrink} {' '.join(options.set)}".strip()
     trainings = _Trainings(options.out / "runs.jsonl", config, settings)

@@ -33,10 +33,8 @@ from napari_mlbseg.engine.predict import Predictor
 from napari_mlbseg.engine.propagation import labels_from_others
 from napari_mlbseg.engine.slices import pad_to, round_up
 
-__all__ = ["BLUR", "FEWEST_CLEAN", "LookAgain", "stroke_doubt"]
+__all__ = ["BLUR", "LookAgain", "stroke_doubt"]
 
-#: Clean slices in all that it takes: of two that contradict each other, either may be wrong.
-FEWEST_CLEAN = 3
 
 #: Pixels, standard deviation: a rim one pixel wide is no error of a stroke.
 BLUR = 1.5

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mlbseg.engine.learner import Learner, StepReport
-from napari_mlbseg.engine.look_again import FEWEST_CLEAN, LookAgain
+from napari_mlbseg.engine.look_again import LookAgain
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
 from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
@@ -23,6 +23,7 @@ from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
 from napari_mlbseg.events import Event, Preview, Progress, Stage
+from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 
 __all__ = ["Publisher"]
 
@@ -267,7 +268,7 @@ class Publisher:
 
     def _looking_seconds(self) -> float:
         """Seconds that `look_again` takes; 0 where it has nothing to do."""
-        if not self.task.config.look_again or len(self._pool.clean) < FEWEST_CLEAN:
+        if not self.task.config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
             return 0.0
         return self.outline_seconds + sum(_LOOKING * self._costs[number][1] for number, _ in self._pool.clean)
 

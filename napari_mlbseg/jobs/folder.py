@@ -22,7 +22,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,7 +30,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
-from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
+from napari_mlbseg.jobs.arrays import create_array, open_array
+from napari_mlbseg.jobs.inputs import ArrayReference, store_array, store_slices
 from napari_mlbseg.task import SegmentationTask, Volume
 
 if TYPE_CHECKING:
@@ -51,21 +52,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-class ArrayReference(BaseModel):
-    """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    format: Literal["npy", "zarr"]
-    path: str
-
-    def open(self, folder: Path) -> Any:
-        """The array, lazily."""
-        path = folder / self.path
-        if self.format == "npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        return open_array(path)
 
 
 class VolumeRequest(BaseModel):
@@ -159,11 +145,14 @@ class JobFolder:
             volumes.append(
                 VolumeRequest(
                     name=volume.name,
-                    image=self._store(f"{stem}/image", volume.image, like),
-                    labels=self._store_slices(
-                        f"{stem}/labels", volume.labels, sorted({*volume.clean_slices, *painted.get(volume.name, ())})
+                    image=store_array(self.path, f"{stem}/image", volume.image, like),
+                    labels=store_slices(
+                        self.path,
+                        f"{stem}/labels",
+                        volume.labels,
+                        sorted({*volume.clean_slices, *painted.get(volume.name, ())}),
                     ),
-                    initial_labels=None if given is None else self._store(f"{stem}/initial_labels", given),
+                    initial_labels=None if given is None else store_array(self.path, f"{stem}/initial_labels", given),
                     clean=volume.clean_slices,
                     spacing=volume.spacing,
                     unit=volume.unit,
@@ -222,25 +211,6 @@ class JobFolder:
             independent_slices=volume.independent_slices,
             focus=volume.focus,
         )
-
-    def _store(self, stem: str, array: Any, like: Path | None = None) -> ArrayReference:
-        """Keep a whole array: a local zarr array by its path, an array in memory as .npy, others slice by slice."""
-        if (path := local_path(array)) is not None:
-            return ArrayReference(format="zarr", path=str(path))
-        if isinstance(array, np.ndarray):
-            if like is None or not _share(like / f"{stem}.npy", self.path / f"{stem}.npy", array):
-                np.save(self.path / f"{stem}.npy", array, allow_pickle=False)
-            return ArrayReference(format="npy", path=f"{stem}.npy")
-        return self._store_slices(stem, array, range(array.shape[0]))
-
-    def _store_slices(self, stem: str, array: Any, slices: Any) -> ArrayReference:
-        """Keep some slices of an array as zarr, one chunk a slice; the others read as zero."""
-        target = create_array(
-            self.path / f"{stem}.zarr", tuple(array.shape), (1, *array.shape[1:]), np.dtype(array.dtype)
-        )
-        for z in slices:
-            target[z] = np.asarray(array[z])
-        return ArrayReference(format="zarr", path=f"{stem}.zarr")
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -341,19 +311,6 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
 
     def __len__(self) -> int:
         return len(self._arrays)
-
-
-def _share(source: Path, target: Path, array: np.ndarray) -> bool:
-    """Give a file a second name instead of writing `array` again, where it holds just that; whether it did."""
-    try:
-        stored = np.load(source, mmap_mode="r", allow_pickle=False)
-        if stored.dtype != array.dtype or not np.array_equal(stored, array, equal_nan=array.dtype.kind == "f"):
-            return False
-        target.unlink(missing_ok=True)
-        os.link(source, target)
-    except (OSError, ValueError):  # no such file, or a file system without second names
-        return False
-    return True
 
 
 def safe_name(name: str) -> str:

@@ -7,15 +7,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels
-from napari.utils import progress
-from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_mlbseg.events import Event, Failed, Preview, Progress, is_terminal
+from napari_mlbseg.events import Event, Failed, Preview
 from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
-from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     annotates,
@@ -28,13 +25,14 @@ from napari_mlbseg.viewer.binding import (
     turn_view,
 )
 from napari_mlbseg.viewer.comparison import Comparison
+from napari_mlbseg.viewer.connections import Connections
+from napari_mlbseg.viewer.job_notices import JobNotices
 from napari_mlbseg.viewer.key_bindings import KeyBindings
 from napari_mlbseg.viewer.layers import ResultLayers
 from napari_mlbseg.viewer.painting import PaintWatch
 from napari_mlbseg.viewer.reviewing import Reviewer
 from napari_mlbseg.viewer.session_files import SessionFiles
 from napari_mlbseg.viewer.settings import apply_settings
-from napari_mlbseg.viewer.words import ending
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -57,7 +55,7 @@ class DockController:
     ----------
     viewer : Viewer
     session : SegmentationSession, optional
-        By default a new one in a temporary folder.
+        By default a new one, kept in the home of sessions that nobody saved.
     """
 
     layers_changed = Signal()  # other images or annotations, or another slice axis
@@ -78,7 +76,8 @@ class DockController:
         self._current: VolumeBinding | None = None
         self._in_view: tuple[VolumeBinding | None, int | None] = (None, None)
         self._focus_is_news = False
-        self._progress: progress | None = None
+        self._notices = JobNotices(self.session)
+        self._connections = Connections()
         self._closed = False
         self._adopts = True
         self._keys = KeyBindings(viewer, self)
@@ -317,7 +316,7 @@ class DockController:
         with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
             self._timer.stop()
         self._disconnect()
-        self._end_progress()
+        self._notices.close()
         self.session.close()
         self.comparison.close()
         self.results.close()
@@ -375,7 +374,6 @@ class DockController:
         for event in started.events:  # of a round that was found running
             if isinstance(event, Preview):
                 self.results.take(event)
-        self._begin_progress()
 
     def _on_round_shown(self, shown: Round | None) -> None:
         """Another round's results are to be seen: one that was restored, or found when the session was opened."""
@@ -389,10 +387,6 @@ class DockController:
     def _on_rounds_changed(self) -> None:
         self.comparison.forget_all_but({past.number for past in self.session.rounds})
 
-    def _begin_progress(self) -> None:
-        self._end_progress()
-        self._progress = progress(total=100, desc="MLB-Seg")
-
     def _on_tick(self) -> None:
         if self._focus_is_news:  # told here and not with every step of the slider: telling writes a file
             self._focus_is_news = False
@@ -405,60 +399,35 @@ class DockController:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Preview):
             self.results.take(event)
-        elif isinstance(event, Progress) and self._progress is not None:
-            self._progress.n = round(100 * event.fraction)
-            self._progress.refresh()
-        elif is_terminal(event):
-            self._end_progress()
-            if isinstance(event, Failed):
-                self.complained.emit(f"{event.message} {event.advice}".strip())
-                show_error(f"MLB-Seg: {event.message}")
-            else:
-                show_info(f"MLB-Seg: {ending(event, is_check=isinstance(self.session.run, Check))}")
-
-    def _end_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        elif isinstance(event, Failed):
+            self.complained.emit(f"{event.message} {event.advice}".strip())
 
     # -- connections ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        for emitter in self._view_emitters():
-            emitter.connect(self._on_view_moved)
-        self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
-        self.viewer.layers.events.removed.connect(self._on_layer_removed)
+        dims = self.viewer.dims.events
+        for signal in (dims.point, dims.order, dims.ndisplay, self.viewer.layers.selection.events.active):
+            self._connections.make(signal, self._on_view_moved)
+        for signal, slot in (
+            (self.viewer.layers.events.inserted, self._on_layer_inserted),
+            (self.viewer.layers.events.removed, self._on_layer_removed),
+            (self.session.round_started, self._on_round_started),
+            (self.session.round_shown, self._on_round_shown),
+            (self.session.rounds_changed, self._on_rounds_changed),
+            (self.session.event_received, self._on_event),
+            (self._timer.timeout, self._on_tick),
+            (QApplication.instance().aboutToQuit, self.close),
+        ):
+            self._connections.make(signal, slot)
         self._keys.bind()
-        self.session.round_started.connect(self._on_round_started)
-        self.session.check_started.connect(self._begin_progress)
-        self.session.round_shown.connect(self._on_round_shown)
-        self.session.rounds_changed.connect(self._on_rounds_changed)
-        self.session.event_received.connect(self._on_event)
-        self._timer.timeout.connect(self._on_tick)
         self._timer.start()
-        QApplication.instance().aboutToQuit.connect(self.close)
 
     def _disconnect(self) -> None:
-        for emitter in self._view_emitters():
-            emitter.disconnect(self._on_view_moved)
-        self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
-        self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self._connections.drop()
         self._keys.release()
         self._paint_watch.watch([])
         for image in {known.image for known in self._known}:
             image.events.name.disconnect(self._on_renamed)
-        self.session.round_started.disconnect(self._on_round_started)
-        self.session.check_started.disconnect(self._begin_progress)
-        self.session.round_shown.disconnect(self._on_round_shown)
-        self.session.rounds_changed.disconnect(self._on_rounds_changed)
-        self.session.event_received.disconnect(self._on_event)
-        with suppress(RuntimeError):
-            self._timer.timeout.disconnect(self._on_tick)
-        QApplication.instance().aboutToQuit.disconnect(self.close)
-
-    def _view_emitters(self) -> tuple[Any, ...]:
-        dims = self.viewer.dims.events
-        return dims.point, dims.order, dims.ndisplay, self.viewer.layers.selection.events.active
 
 
 def _new_session() -> SegmentationSession:

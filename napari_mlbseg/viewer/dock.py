@@ -6,14 +6,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import napari.viewer
-from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer
 
 from napari_mlbseg.session import Round, SegmentationSession
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
 from napari_mlbseg.viewer.dock_registry import docks
+from napari_mlbseg.viewer.dock_widget import DockWidget
 from napari_mlbseg.viewer.panel import in_reading_order
 from napari_mlbseg.viewer.results_panel import ResultsPanel
 from napari_mlbseg.viewer.review_panel import ReviewPanel
@@ -30,18 +30,18 @@ _SETTLE_MILLISECONDS = 50  # until the layouts have made room for what was just 
 _BELOW = 24  # pixels kept free below what is scrolled to: a line more, as the stage changes
 
 
-class MLBSegDock(QWidget):
+class MLBSegDock(DockWidget):
     """Segment a stack from a few clean slices.
 
     Parameters
     ----------
     napari_viewer : napari.viewer.Viewer
     session : SegmentationSession, optional
-        By default a new one, in a temporary folder.
+        By default a new one, kept in the home of sessions that nobody saved.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, session: SegmentationSession | None = None) -> None:
-        super().__init__()
+        super().__init__(margins=(4, 4), spacing=4)
         self.controller = DockController(napari_viewer, session)
         self._adopt_what_is_open()
         self.data = DataPanel(self.controller)
@@ -51,7 +51,9 @@ class MLBSegDock(QWidget):
         self.results = ResultsPanel(self.controller)
         self.rounds = RoundsPanel(self.controller)
         self.session = SessionPanel(self.controller)
-        self._lay_out()
+        for panel in self.panels:
+            self.column.addWidget(panel)
+        self.column.addStretch(1)
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self._settle.timeout.connect(self._on_settled)
         self._order_tabs()
@@ -93,16 +95,9 @@ class MLBSegDock(QWidget):
         top = self.train.button if self.train.complaint.isHidden() else self.train.complaint
         self.scroll.ensureWidgetVisible(top, 0, _BELOW)
 
-    def changeEvent(self, event: QEvent) -> None:
-        """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            QTimer.singleShot(0, self._on_taken_out)
-
-    def _on_taken_out(self) -> None:
-        if self.parent() is None:  # and not just moved elsewhere
-            _end(self.controller, self.panels)
-            self.deleteLater()
+    def on_ended(self) -> None:
+        """Close the session."""
+        _end(self.controller, self.panels)
 
     def _adopt_what_is_open(self) -> None:
         """Begin with the selected image, or the first."""
@@ -111,23 +106,6 @@ class MLBSegDock(QWidget):
         selected = [layer for layer in layers if layer in viewer.layers.selection]
         for layer in (*selected, *layers):
             self.controller.adopt(layer)
-
-    def _lay_out(self) -> None:
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.setSpacing(4)
-        for panel in self.panels:
-            column.addWidget(panel)
-        column.addStretch(1)
-        self.scroll = scroll = QScrollArea(widgetResizable=True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scroll)
-        self.setMinimumWidth(330)
 
 
 def _end(controller: DockController, panels: tuple[Panel, ...]) -> None:

@@ -165,6 +165,7 @@ class WeightInspectorDock(SideDock):
         self.files.set_value(None, self.kind, None, 1.0, "")
 
     def on_ended(self) -> None:
+        super().on_ended()
         self.untrusted.remove()
 
     def on_theme_changed(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +10,10 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_mlbseg.events import Preview
-from napari_mlbseg.viewer.arrays import Reader, SliceReader
+from napari_mlbseg.viewer.arrays import SliceReader
 from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, spatial_shape, transform_of
 from napari_mlbseg.viewer.result_kinds import RESULT_KINDS, ResultKind
+from napari_mlbseg.viewer.result_volume import Patchwork, ResultVolume
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -36,7 +35,7 @@ class ResultLayers:
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
         self._round: Round | None = None
-        self._targets: dict[str, _Target] = {}
+        self._targets: dict[str, ResultVolume] = {}
         self._stale: set[tuple[str, str]] = set()
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
@@ -62,7 +61,7 @@ class ResultLayers:
         self._stale.clear()
         for name, binding in bindings.items():
             same = next((target for target in earlier if target.binding.image == binding.image), None)
-            target = _Target(binding, slice_axis)
+            target = ResultVolume(binding, slice_axis)
             if same is not None:
                 target.layers, target.readers = same.layers, same.readers if same.slice_axis == slice_axis else {}
                 target.forget_what_does_not_carry_over()
@@ -123,7 +122,7 @@ class ResultLayers:
             return None
         return np.asarray(target.sources[key](slice(z, z + 1)))[0]
 
-    def _target_of(self, binding: VolumeBinding) -> _Target | None:
+    def _target_of(self, binding: VolumeBinding) -> ResultVolume | None:
         return next((target for target in self._targets.values() if target.binding is binding), None)
 
     def take(self, event: Preview) -> None:
@@ -169,7 +168,7 @@ class ResultLayers:
         """Whether slice `z` of a kind of result was ever written: one that was not reads as 0."""
         _, target = self._named_target(image)
         reader = target.readers.get(key) if target is not None else None
-        return reader is not None and isinstance(reader.read, _Patchwork) and reader.read.has(z)
+        return reader is not None and isinstance(reader.read, Patchwork) and reader.read.has(z)
 
     def origin_of(self, image: Image) -> tuple[Round | None, str]:
         """The round that results of an image come from, and the name of its volume there; None and an empty text where
@@ -178,7 +177,7 @@ class ResultLayers:
         name, target = self._named_target(image)
         return (self._round, name) if target is not None else (None, "")
 
-    def _named_target(self, image: Image) -> tuple[str, _Target | None]:
+    def _named_target(self, image: Image) -> tuple[str, ResultVolume | None]:
         return next(((n, target) for n, target in self._targets.items() if target.binding.image == image), ("", None))
 
     def is_visible(self, key: str) -> bool:
@@ -200,7 +199,7 @@ class ResultLayers:
                 target.layers[key].visible = visible
         self.changed.emit()
 
-    def _show(self, name: str, target: _Target, kind: ResultKind) -> None:
+    def _show(self, name: str, target: ResultVolume, kind: ResultKind) -> None:
         if kind.key not in target.sources:
             self._open(name, target, kind)
             fresh = self._fresh_reader(target, kind)
@@ -219,18 +218,18 @@ class ResultLayers:
         if layer is not None:
             layer.refresh(extent=False)
 
-    def _open(self, name: str, target: _Target, kind: ResultKind) -> None:
+    def _open(self, name: str, target: ResultVolume, kind: ResultKind) -> None:
         assert self._round is not None  # `take` saw to it
         if not set(kind.arrays) <= set(target.arrays):
             target.arrays = self._round.job.folder.results(name)
         target.open(kind, before=target.readers.get(kind.key))
 
-    def _fresh_reader(self, target: _Target, kind: ResultKind) -> SliceReader:
+    def _fresh_reader(self, target: ResultVolume, kind: ResultKind) -> SliceReader:
         source = target.sources[kind.key]
         dtype = source.dtype if kind.is_labels else np.float32
         return SliceReader(source, spatial_shape(target.binding.image), dtype, target.slice_axis)
 
-    def _insert(self, name: str, target: _Target, kind: ResultKind, reader: SliceReader) -> None:
+    def _insert(self, name: str, target: ResultVolume, kind: ResultKind, reader: SliceReader) -> None:
         """Put a new layer beneath the annotation, and leave the user's layer selected."""
         image = target.binding.image
         options = {**kind.options, **transform_of(image), "name": f"{image.name} {kind.layer_name}"}
@@ -255,7 +254,7 @@ class ResultLayers:
         if active is not None:
             layers.selection.active = active
 
-    def _position(self, target: _Target) -> int:
+    def _position(self, target: ResultVolume) -> int:
         """Where a new layer of a volume goes: beneath its annotation; without one, above its image and beneath those
         of the other volumes.
         """
@@ -285,7 +284,7 @@ class ResultLayers:
             "config": self._round.task.config.model_dump(mode="json"),
         }
 
-    def _remove(self, target: _Target, key: str) -> None:
+    def _remove(self, target: ResultVolume, key: str) -> None:
         layer = target.layers.pop(key)
         self._unwatch(layer)
         if layer in self._viewer.layers:
@@ -311,66 +310,6 @@ class ResultLayers:
 
     def _on_visible(self, event: Any) -> None:
         self.changed.emit()
-
-
-class _Target:
-    """Where the results of one volume go, and what came so far in this round."""
-
-    def __init__(self, binding: VolumeBinding, slice_axis: int) -> None:
-        self.binding = binding
-        self.slice_axis = slice_axis
-        self.layers: dict[str, Layer] = {}
-        self.readers: dict[str, SliceReader] = {}  # of this round or, until it has something, of the one before
-        self.arrays: dict[str, Any] = {}  # this and the following: of this round only
-        self.sources: dict[str, _Patchwork] = {}
-        self.written: dict[str, set[int]] = defaultdict(set)
-
-    def forget_what_does_not_carry_over(self) -> None:
-        """Show nothing of kinds whose earlier values would mislead, until this round writes its own."""
-        for kind in RESULT_KINDS:
-            if not kind.carries_over and self.readers.pop(kind.key, None) is not None and kind.key in self.layers:
-                layer = self.layers[kind.key]
-                shape = [n for axis, n in enumerate(layer.data.shape) if axis != layer.data.slice_axis]
-                layer.data.read_from(lambda slices, shape=tuple(shape): np.zeros((slices.stop - slices.start, *shape)))
-                layer.refresh(extent=False)
-
-    def open(self, kind: ResultKind, before: SliceReader | None) -> None:
-        """Begin to read a kind of result from this round; slices that are not there yet come from `before`."""
-        newest = kind.reader(self.arrays)
-        dtype = self.arrays[kind.arrays[0]].dtype
-        written = [self.written[array] for array in kind.arrays]
-        fits = before is not None and before.shape == spatial_shape(self.binding.image)
-        self.sources[kind.key] = _Patchwork(
-            newest, written, before.read if before is not None and fits else None, dtype
-        )
-
-
-@dataclass(eq=False)
-class _Patchwork:
-    """Reads the slices that this round has written, and the others from the round before."""
-
-    newest: Reader
-    written: list[set[int]]  # live: grows with every Preview
-    before: Reader | None
-    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
-
-    def has(self, z: int) -> bool:
-        """Whether slice `z` was written, in this round or before."""
-        if all(z in written for written in self.written):
-            return True
-        return isinstance(self.before, _Patchwork) and self.before.has(z)
-
-    def __call__(self, slices: slice) -> np.ndarray:
-        """Slices ``start:stop``, (n, Y, X)."""
-        if self.before is None:
-            return self.newest(slices)
-        missing = [z for z in range(slices.start, slices.stop) if not all(z in written for written in self.written)]
-        if not missing:
-            return self.newest(slices)
-        block = np.array(self.newest(slices))
-        for z in missing:
-            block[z - slices.start] = self.before(slice(z, z + 1))[0]
-        return block
 
 
 def _fits(layer: Layer, reader: SliceReader) -> bool:

@@ -9,6 +9,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QLabel, QLayout, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
+from napari_mlbseg.viewer.connections import Connections
+
 __all__ = ["Panel", "WrappedLabel", "hint", "in_reading_order"]
 
 _HEADING = """
@@ -33,7 +35,7 @@ class Panel(QWidget):
 
     def __init__(self, title: str, *, folded: bool = False) -> None:
         super().__init__()
-        self._listening: list[tuple[Any, Callable[..., None]]] = []
+        self._connections = Connections()
         self.heading = QToolButton(text=title, checkable=True, checked=not folded)
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -53,14 +55,11 @@ class Panel(QWidget):
 
     def listen(self, signal: Any, slot: Callable[..., None]) -> None:
         """Connect a psygnal signal for as long as the panel lives."""
-        signal.connect(slot)
-        self._listening.append((signal, slot))
+        self._connections.make(signal, slot)
 
     def deafen(self) -> None:
         """Disconnect what `listen` connected: a signal must not reach a widget that is being destroyed."""
-        while self._listening:
-            signal, slot = self._listening.pop()
-            signal.disconnect(slot)
+        self._connections.drop()
 
     def _on_unfolded(self, unfolded: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)

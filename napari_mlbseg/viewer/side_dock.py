@@ -5,45 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtCore import QSize, QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QWidget
 
+from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.dock_registry import docks, open_dock
+from napari_mlbseg.viewer.dock_widget import WIDTH, DockWidget
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_mlbseg.viewer.controller import DockController
 
-__all__ = ["Connections", "SideDock"]
+__all__ = ["SideDock"]
+
+_HEIGHT = 600  # pixels
 
 
-_WIDTH, _HEIGHT = 330, 600  # pixels; that of the dock MLB-Seg, so that the image keeps its place
-
-
-class Connections:
-    """Connected signals, of psygnal or napari, to be let go of together."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[Any, Callable[..., None]]] = []
-
-    def make(self, signal: Any, slot: Callable[..., None]) -> None:
-        """Connect a signal."""
-        signal.connect(slot)
-        self._made.append((signal, slot))
-
-    def drop(self) -> None:
-        """Disconnect all of them. Safe to call more than once."""
-        while self._made:
-            signal, slot = self._made.pop()
-            signal.disconnect(slot)
-
-    def __len__(self) -> int:
-        return len(self._made)
-
-
-class SideDock(QWidget):
+class SideDock(DockWidget):
     """What the docks beside *MLB-Seg* have in common.
 
     While it is seen, `controller` is that of the viewer's dock *MLB-Seg*, or None where that was closed. A subclass
@@ -56,41 +36,29 @@ class SideDock(QWidget):
     """
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
+        super().__init__(margins=(8, 6), spacing=6)
         self.viewer = napari_viewer
         self.controller: DockController | None = None
         self._connections = Connections()
         self._looking = Connections()
         self._was_shown = False
         self._holder: QWidget | None = None
-        content = QWidget()
-        self.column = QVBoxLayout(content)
-        self.column.setContentsMargins(8, 6, 8, 6)
-        self.column.setSpacing(6)
-        scroll = QScrollArea(widgetResizable=True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scroll)
-        self.setMinimumWidth(_WIDTH)
         connections = (self._connections, self._looking)
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _drop(connections))
 
     def sizeHint(self) -> QSize:
-        return QSize(_WIDTH, _HEIGHT)
+        return QSize(WIDTH, _HEIGHT)
 
     def on_followed(self) -> None:
         """Show what there is, and listen to what comes."""
-        raise NotImplementedError
 
     def on_left(self) -> None:
         """Stop what does not stop by itself."""
 
     def on_ended(self) -> None:
-        """The dock was closed, not only hidden."""
+        """The dock was closed, not only hidden: let go of everything."""
+        self._leave()
 
     def on_theme_changed(self) -> None:
         """Take on the colours of the viewer's theme; also called before the dock is first seen."""
@@ -141,18 +109,6 @@ class SideDock(QWidget):
             self._was_shown = True
             if self.controller is None:  # not at once: napari is in the middle of adding this one
                 QTimer.singleShot(0, self._open_main)
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            QTimer.singleShot(0, self._on_taken_out)
-
-    def _on_taken_out(self) -> None:
-        if self.parent() is None:  # and not just moved elsewhere
-            self._leave()
-            self.on_ended()
-            self.deleteLater()
 
     def _open_main(self) -> None:
         if len(self._looking) and docks.find(self.viewer) is None:

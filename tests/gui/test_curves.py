@@ -200,14 +200,3 @@ def test_without_the_main_dock_it_opens_it_and_follows_the_newest(make_napari_vi
     assert curves.controller is None
     assert not curves.is_following
     assert curves.empty.isVisible()
-
-
-def test_the_button_opens_the_dock_once(open_dock, make_napari_viewer, image):
-    viewer = make_napari_viewer(show=True, strict_qt="raise")
-    viewer.add_image(image, name="heart")
-    _, dock = open_dock(viewer)
-    for _ in range(2):
-        dock.train.curves.click()
-    opened = [widget for widget in viewer.window.dock_widgets.values() if isinstance(widget, CurvesDock)]
-    assert len(opened) == 1
-    assert opened[0].controller is dock.controller, "and no second main dock"

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_dock
+from napari_mlbseg.viewer.side_dock import SideDock
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -110,3 +111,16 @@ def test_opened_from_the_menus_all_docks_work_together_through_napari_s_proxies(
     assert "heart trusted by neither" not in viewer.layers
     main.train.curves.click()
     wait_for(lambda: curves.controller is main.controller and inspector.controller is None)
+
+
+@pytest.mark.parametrize("panel_and_button", [("train", "curves"), ("results", "inspect")])
+def test_a_button_opens_its_dock_once(open_dock, make_napari_viewer, image, panel_and_button):
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    _, dock = open_dock(viewer)
+    panel, button = panel_and_button
+    for _ in range(2):
+        getattr(getattr(dock, panel), button).click()
+    opened = [widget for widget in viewer.window.dock_widgets.values() if isinstance(widget, SideDock)]
+    assert len(opened) == 1
+    assert opened[0].controller is dock.controller, "and no second main dock"

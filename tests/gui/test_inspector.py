@@ -434,14 +434,3 @@ def test_no_text_is_cut_off_at_the_narrowest(inspected, wait_for):
     wait_for(lambda: inspector.body.isVisible())
     content = inspector.column.parentWidget()
     assert content.minimumSizeHint().width() <= 330 - 14, "beside a scroll bar"
-
-
-def test_the_button_opens_the_dock_once(open_dock, make_napari_viewer, image):
-    viewer = make_napari_viewer(show=True, strict_qt="raise")
-    viewer.add_image(image, name="heart")
-    _, dock = open_dock(viewer)
-    for _ in range(2):
-        dock.results.inspect.click()
-    opened = [widget for widget in viewer.window.dock_widgets.values() if isinstance(widget, WeightInspectorDock)]
-    assert len(opened) == 1
-    assert opened[0].controller is dock.controller

@@ -1,0 +1,52 @@
+"""What all docks of this plugin are: a column that scrolls, and an end when napari takes them out of its window."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+__all__ = ["WIDTH", "DockWidget"]
+
+WIDTH = 330  # pixels; of all docks, so that the image keeps its place when another comes to the front
+
+
+class DockWidget(QWidget):
+    """A dock whose content scrolls up and down.
+
+    Attributes
+    ----------
+    column : QVBoxLayout
+        For the content.
+    scroll : QScrollArea
+        Around it.
+    """
+
+    def __init__(self, *, margins: tuple[int, int], spacing: int) -> None:
+        super().__init__()
+        across, along = margins
+        content = QWidget()
+        self.column = QVBoxLayout(content)
+        self.column.setContentsMargins(across, along, across, along)
+        self.column.setSpacing(spacing)
+        self.scroll = QScrollArea(widgetResizable=True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll.setWidget(content)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.scroll)
+        self.setMinimumWidth(WIDTH)
+
+    def on_ended(self) -> None:
+        """The dock was closed, not only hidden: let go of everything."""
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            QTimer.singleShot(0, self._on_taken_out)
+
+    def _on_taken_out(self) -> None:
+        if self.parent() is None:  # and not just moved elsewhere
+            self.on_ended()
+            self.deleteLater()
