@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
@@ -313,6 +315,29 @@ def test_a_full_disk_is_said_in_the_dock_and_painting_goes_on(reviewed, wait_for
     monkeypatch.undo()
     wait_for(lambda: dock.session.problem.isHidden(), 15)
     assert annotation.data[10].any()
+
+
+def test_the_dock_may_close_during_an_export(reviewed, wait_for, monkeypatch, tmp_path):
+    from napari_mlbseg.session.exporting import export_session
+
+    viewer, dock, _ = reviewed
+    started, may_go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        started.set()
+        assert may_go_on.wait(20)
+        return export_session(*arguments)
+
+    monkeypatch.setattr("napari_mlbseg.session.exporting.export_session", slow)
+    files = dock.controller.files
+    files.export(tmp_path)
+    assert started.wait(20)
+    viewer.window.remove_dock_widget(dock)
+    wait_for(lambda: files._controller.is_closed)
+    may_go_on.set()
+    wait_for(lambda: not files.is_busy, 20)
+    (out,) = tmp_path.iterdir()
+    assert any("annotation" in path.name for path in out.iterdir())
 
 
 def test_an_estimate_leaves_one_out(reviewed, wait_for):
