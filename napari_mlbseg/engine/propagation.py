@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = ["SliceMotion", "improve", "labels_from_others", "optical_flow"]
 
-_WINDOW = 7  # radius of Lucas-Kanade's window, in pixels of the level
+_WINDOW = 5  # of Lucas-Kanade, in pixels of the level: nearly Gaussian, about so wide
 _FINEST = 1  # level at which the pyramid ends: half resolution, a quarter of the pixels
 _COARSER = 2  # levels above the finest
 _FINE_SIDE = 256  # larger images end at a coarser level, about this large
@@ -35,6 +36,8 @@ _DAMPING = 1e-2  # of the least squares, relative to the image's mean squared gr
 _BATCH_PIXELS = 2**21  # pixels of all pairs that are registered together: bounds the memory
 _MOST_VOXELS = 2**27  # larger volumes keep interpolated labels: displacements take 16 bytes a voxel
 _MARGIN = 24  # pixels around the labels that take part in the registration
+_NEIGHBOURHOOD = 5.0  # pixels, standard deviation: where two images are compared to see how well one was carried
+_TOLERANCE = 0.1  # of the images' range: so much difference makes a carried label count e times less
 
 
 def optical_flow(fixed: Tensor, moving: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ def optical_flow(fixed: Tensor, moving: Tensor) -> Tensor:
     Iterative Lucas-Kanade in a pyramid: Le Besnerais and Champagnat, "Dense optical flow by iterative local window
     registration", ICIP 2005. All pairs at once.
     """
-    finest = max(_FINEST, round(math.log2(max(fixed.shape[-2:]) / _FINE_SIDE)))
+    finest = _finest_level(fixed.shape[-2:])
     levels = [(fixed, moving)]
     while len(levels) < finest + _COARSER and min(levels[-1][0].shape[-2:]) >= 4 * _WINDOW:
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
@@ -65,6 +68,11 @@ def optical_flow(fixed: Tensor, moving: Tensor) -> Tensor:
         for _ in range(_WARPS):
             flow = _refined(target, source, flow)
     return _resized(flow, fixed.shape[-2:])
+
+
+def _finest_level(size: Sequence[int]) -> int:
+    """Level of the pyramid at which the registration of images of this size ends."""
+    return max(_FINEST, round(math.log2(max(size) / _FINE_SIDE)))
 
 
 def _resized(flow: Tensor, size: Sequence[int]) -> Tensor:
@@ -128,14 +136,16 @@ class SliceMotion:
         self._region = _region(labels)
         if self._region is not None:
             path = range(self._first, self._last + 1)
-            images = torch.from_numpy(np.stack([_flow_image(volume, z)[self._region] for z in path]))[:, None]
-            self._forward, self._backward = _flows(images[1:], images[:-1]), _flows(images[:-1], images[1:])
+            self._images = torch.from_numpy(np.stack([_flow_image(volume, z)[self._region] for z in path]))[:, None]
+            self._forward = _flows(self._images[1:], self._images[:-1])
+            self._backward = _flows(self._images[:-1], self._images[1:])
 
     def propagate(self, clean: Sequence[int], labels: np.ndarray, n_classes: int) -> np.ndarray:
         """Labels of every slice, carried from clean ones; background outside their range.
 
         Every slice between two clean ones gets the labels of both, each carried by the chained displacement between
-        neighbouring slices; their signed distances are averaged, the nearer one counting more.
+        neighbouring slices; their signed distances are averaged. The nearer one counts more, and at each pixel the one
+        whose image, carried along, looks more like the slice there.
 
         Parameters
         ----------
@@ -156,13 +166,45 @@ class SliceMotion:
             return filled
         distances = [torch.from_numpy(class_distances(plane[here], n_classes)) for plane in labels]
         for left in range(len(clean) - 1):
-            a, b = clean[left], clean[left + 1]
-            up = _carried(distances[left], self._forward[a - self._first : b - self._first - 1])
-            down = _carried(distances[left + 1], self._backward[a - self._first + 1 : b - self._first].flip(0))[::-1]
-            for z, (from_left, from_right) in enumerate(zip(up, down, strict=True), start=a + 1):
-                share = (z - a) / (b - a)
-                filled[(z, *here)] = decide(((1 - share) * from_left + share * from_right).numpy())
+            a, b = clean[left] - self._first, clean[left + 1] - self._first
+            up = self._carried(distances[left], a, self._forward[a : b - 1])
+            down = self._carried(distances[left + 1], b, self._backward[a + 1 : b].flip(0))[::-1]
+            for step, (from_left, from_right) in enumerate(zip(up, down, strict=True), start=1):
+                share = step / (b - a)
+                slice_here = self._images[a + step]
+                weights = torch.cat(
+                    [(1 - share) * from_left.likeness(slice_here), share * from_right.likeness(slice_here)]
+                )
+                both = torch.stack([from_left.distances, from_right.distances])
+                averaged = (weights[:, None] * both).sum(0) / weights.sum(0)
+                filled[(clean[left] + step, *here)] = decide(averaged.numpy())
         return filled
+
+    def _carried(self, distances: Tensor, start: int, flows: Tensor) -> list[_Carried]:
+        """Signed distances (K, H, W) of a clean slice and its image on each following slice, by the flow from each to
+        the one before.
+        """
+        both = torch.cat([distances, self._images[start]])[None]
+        total = torch.zeros_like(flows[:1])
+        carried = []
+        for flow in flows[:, None]:
+            total = flow + _displaced(total, flow)  # where a pixel lies on the clean slice, relative to itself
+            moved = _displaced(both, total)[0]
+            carried.append(_Carried(moved[:-1], moved[-1:]))
+        return carried
+
+
+class _Carried(NamedTuple):
+    """A clean slice as the image's motion brings it to another one."""
+
+    distances: Tensor  # (K, H, W)
+    image: Tensor  # (1, H, W)
+
+    def likeness(self, image: Tensor) -> Tensor:
+        """How well the surroundings of each pixel were carried: 1 where the images are equal, towards 0, (1, H, W)."""
+        sigma = _NEIGHBOURHOOD * 2 ** (_finest_level(image.shape[-2:]) - _FINEST)
+        difference = ndimage.gaussian_filter((self.image - image).abs().numpy(), (0, sigma, sigma), mode="nearest")
+        return torch.exp(torch.from_numpy(difference) / -_TOLERANCE)
 
 
 def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -246,16 +288,6 @@ def _flows(fixed: Tensor, moving: Tensor) -> Tensor:
     """`optical_flow` of many pairs, some at a time."""
     n = max(1, _BATCH_PIXELS // (fixed.shape[-1] * fixed.shape[-2]))
     return torch.cat([optical_flow(f, m) for f, m in zip(fixed.split(n), moving.split(n), strict=True)])
-
-
-def _carried(distances: Tensor, flows: Tensor) -> list[Tensor]:
-    """Signed distances (K, H, W) of a clean slice on each following slice, by the flow from each to the one before."""
-    total = torch.zeros_like(flows[:1])
-    carried = []
-    for flow in flows[:, None]:
-        total = flow + _displaced(total, flow)  # where a pixel lies on the clean slice, relative to itself
-        carried.append(_displaced(distances[None], total)[0])
-    return carried
 
 
 def _region(labels: np.ndarray) -> tuple[slice, slice] | None:
