@@ -10,7 +10,8 @@ over those near an outline of y^n or of the truth. Far away nearly all is right 
 to y^n's outline, which knows nothing of the image, does well over all pixels: it is among the detectors.
 
 *Shown* maps are the running means that a user sees at that time, at the end those written as results; *single* ones are
-one step's weights of the slices in its batch, each step for itself. Steps, not seconds, so that the machine's load
+one step's weights of the slices in its batch, each step for itself; *either way* takes the larger of a step's AUROC and
+1 - AUROC, which is what its map would know if its sign were known. Steps, not seconds, so that the machine's load
 changes nothing. Runs are lines of ``runs.jsonl``; those that stand there are not repeated.
 """
 
