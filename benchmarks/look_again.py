@@ -23,8 +23,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from scipy.stats import rankdata
 
+from benchmarks.errors import auroc, in_halves, plant
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
@@ -45,7 +45,6 @@ __all__ = ["KINDS", "main"]
 KINDS = ("shifted", "missed", "spurious", "swapped")
 RATES = (0.25, 0.5, 1.0)  # false alarms per untouched clean slice
 
-_SHIFT = 5  # pixels
 _SMALLEST = 300  # pixels of the structure on a slice that gets an error
 _NEAR = 3  # pixels from the error that still count as it
 _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-5, 7, 97)))  # dense near 1, where most maps saturate
@@ -82,43 +81,13 @@ def _with_error(volume: Volume, kind: str, seed: int) -> tuple[Volume, int, np.n
     rng = np.random.default_rng([seed, zlib.crc32(f"{volume.name} {kind}".encode())])
     labels = (np.asarray(volume.labels) > 0).astype(np.uint8)
     if kind == "swapped":
-        labels = _in_halves(labels)
+        labels = in_halves(labels)
     classes = range(1, labels.max() + 1)
     able = [z for z in volume.clean_slices if min((labels[z] == k).sum() for k in classes) * len(classes) >= _SMALLEST]
     z = int(rng.choice(able))
     painted = labels.copy()
-    painted[z] = _plant(kind, labels[z], rng)
+    painted[z] = plant(kind, labels[z], rng)
     return replace(volume, labels=painted), z, painted[z] != labels[z]
-
-
-def _in_halves(labels: np.ndarray) -> np.ndarray:
-    """The structure as two classes, left and right of its middle."""
-    middle = round(float(np.average(np.arange(labels.shape[2]), weights=labels.sum((0, 1)))))
-    return labels + (labels > 0) * (np.arange(labels.shape[2]) >= middle).astype(np.uint8)
-
-
-def _plant(kind: str, plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Labels (Y, X) with an error in them. Discs are sized by the structure's radius, that of a disc of its area."""
-    inside = plane > 0
-    radius = np.sqrt(inside.sum() / np.pi)
-    if kind == "shifted":
-        angle = rng.uniform(0, 2 * np.pi)
-        return ndimage.shift(plane, (round(_SHIFT * np.sin(angle)), round(_SHIFT * np.cos(angle))), order=0)
-    if kind == "missed":
-        return np.where(_disc(inside, 0.45 * radius, rng), 0, plane)
-    if kind == "spurious":
-        away = ndimage.distance_transform_edt(~inside)
-        around = (away > 0.35 * radius + 2) & (away < 2.35 * radius)
-        return np.where(_disc(around, 0.35 * radius, rng), plane.max(), plane)
-    one = int(rng.integers(1, 3))  # swapped: one half is painted as the other class
-    return np.where(plane == one, 3 - one, plane)
-
-
-def _disc(centres: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """A disc around a random pixel of a mask (Y, X)."""
-    row, column = rng.choice(np.argwhere(centres))
-    y, x = np.indices(centres.shape)
-    return (y - row) ** 2 + (x - column) ** 2 <= radius**2
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
@@ -141,7 +110,7 @@ def _run(volume: Volume, kind: str, config: TrainingConfig, device: str) -> dict
             found = detectors.setdefault(name, {"alarms": np.zeros(len(_THRESHOLDS), int), "found": [], "auroc": 0.0})
             if clean == z:
                 found["found"] = [_is_found(doubt, error, threshold) for threshold in _THRESHOLDS]
-                found["auroc"] = _auroc(doubt, error)
+                found["auroc"] = auroc(doubt, error)
             else:
                 found["alarms"] += [len(_places(doubt, threshold)) for threshold in _THRESHOLDS]
     return {
@@ -205,14 +174,6 @@ def _is_found(doubt: np.ndarray, error: np.ndarray, threshold: float) -> bool:
     sizes = np.bincount(numbered.ravel(), minlength=n + 1)[1:]
     on_it = np.bincount(numbered[near], minlength=n + 1)[1:]
     return bool(((sizes >= FEWEST_PIXELS) & (2 * on_it >= sizes)).any())
-
-
-def _auroc(doubt: np.ndarray, error: np.ndarray) -> float:
-    """Chance that a wrong pixel of the slice is doubted more than a right one."""
-    ranks = rankdata(doubt)
-    wrong = error.ravel()
-    n = wrong.sum()
-    return float((ranks[wrong].sum() - n * (n + 1) / 2) / (n * (wrong.size - n)))
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

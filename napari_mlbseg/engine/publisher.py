@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mlbseg.engine.learner import Learner, StepReport
-from napari_mlbseg.engine.look_again import LookAgain
+from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
 from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
@@ -27,7 +27,7 @@ from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 
 __all__ = ["Publisher"]
 
-_WRITE_SECONDS = 0.012  # to write a slice's six arrays
+_WRITE_SECONDS = 0.014  # to write a slice's seven arrays
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
 _LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
@@ -39,6 +39,7 @@ class _Predicted(NamedTuple):
     probability: Tensor  # as it is shown, (B, K, Y, X)
     agreement: Tensor  # of the views, (B, Y, X)
     network: Tensor | None = None  # most likely class by the network alone, (B, Y, X); None if it was not asked
+    doubt: Tensor | None = None  # of the initial labels by the network alone, (B, Y, X); None where it knows none
     n_views: int = 1
 
 
@@ -58,6 +59,8 @@ class Publisher:
 
     Attributes
     ----------
+    maps : WeightMaps
+        Running means of the weights.
     outline_seconds : float
         What it took to draw the initial labels from the clean slices: to look again, that is done once more.
     """
@@ -75,7 +78,7 @@ class Publisher:
         self._pool, self._learner, self._results = pool, learner, results
         self._schedule, self._order, self._only = schedule, order, only
         self.outline_seconds = 0.0
-        self._maps = WeightMaps()
+        self.maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
 
@@ -89,7 +92,7 @@ class Publisher:
         initial, pseudo = on_slice(report.weights, views)
         for i, key in enumerate(drawn.keys):
             shape = self.task.volumes[key[0]].slice_shape
-            self._maps.add(key, shape, drawn.batch.corners[i], initial[i], pseudo[i])
+            self.maps.add(key, shape, drawn.batch.corners[i], initial[i], pseudo[i])
 
     def preview(self, stage: Stage, seconds: float) -> Iterator[Event]:
         """Predict slices as they are for about `seconds`, the one in view first, going on where the last call ended."""
@@ -99,7 +102,7 @@ class Publisher:
             yield self._show(number, [z], self._predicted(predictor, number, [z]), stage)
             if time.monotonic() > deadline:
                 break
-        self.reserve_final(self._maps.visited)
+        self.reserve_final(self.maps.visited)
 
     def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
@@ -146,7 +149,7 @@ class Publisher:
             wanted = self._wanted(number)
             unseen = set(wanted) - set(volume.clean_slices) if training_visits else ()
             visits = len(set(wanted) & set(volume.clean_slices))
-            visits += sum(not self._maps.covers((number, z)) for z in unseen)
+            visits += sum(not self.maps.covers((number, z)) for z in unseen)
             needed += predicting * len(wanted) + weighing * visits
         self._schedule.reserve(needed + self._looking_seconds())
 
@@ -180,15 +183,22 @@ class Publisher:
         volume = self.task.volumes[number]
         arrays = self._results[volume.name]
         write_slices(arrays, self.task, volume, slices, predicted.probability, predicted.agreement)
-        weights = [self._maps.mean((number, z)) for z in slices]
+        weights = [self.maps.mean((number, z)) for z in slices]
         for z, mean in zip(slices, weights, strict=True):
             if mean is not None:
                 arrays["weight_initial"][z], arrays["weight_pseudo"][z] = mean
+        if predicted.doubt is not None:
+            for z, doubt in zip(slices, predicted.doubt.cpu().numpy(), strict=True):
+                arrays["initial_doubt"][z] = doubt
         weighed = any(mean is not None for mean in weights)
         return Preview(
             volume=volume.name,
             slices=tuple(slices),
-            arrays=(*PREDICTED, *(_WEIGHTS if weighed else ())),
+            arrays=(
+                *PREDICTED,
+                *(_WEIGHTS if weighed else ()),
+                *(("initial_doubt",) if predicted.doubt is not None else ()),
+            ),
             stage=stage,
             seconds=self._schedule.seconds,
             statistics=self._statistics(number, slices, predicted, weights),
@@ -213,7 +223,7 @@ class Publisher:
             predicted.agreement if predicted.n_views > 1 else None,
             network=predicted.network,
             initial=[self._pool.initial_slice(key) for key in keys],
-            weights=[mean if self._maps.covers(key) else None for key, mean in zip(keys, weights, strict=True)],
+            weights=[mean if self.maps.covers(key) else None for key, mean in zip(keys, weights, strict=True)],
         )
 
     def _predicted(self, predictor: Predictor, number: int, slices: Sequence[int]) -> _Predicted:
@@ -223,25 +233,43 @@ class Publisher:
         """
         probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
         network = probability.max(1).indices  # several times quicker than argmax
+        known = [self._pool.initial_slice((number, z)) for z in slices]
+        doubt = self._doubt(number, slices, probability, known)
         share = self.task.config.initial_share
         if share and self._pool.anchored[number]:
-            known = [self._pool.initial_slice((number, z)) for z in slices]
             priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
             soft = soft_labels(torch.stack(priors).to(probability.device))
             probability = (1 - share) * probability + share * soft
-        return _Predicted(probability, agreement, network, len(predictor.views))
+        return _Predicted(probability, agreement, network, doubt, len(predictor.views))
+
+    def _doubt(
+        self, number: int, slices: Sequence[int], probability: Tensor, known: Sequence[np.ndarray | None]
+    ) -> Tensor | None:
+        """How unlikely the network finds the initial labels, (B, Y, X); 0 on clean slices, which are not its to judge.
+
+        A weight is one step's vote: how far a step along the clean gradient would move the logits towards a label. The
+        prediction is where all such steps have led. Single votes go now one way, now the other, all over the volume at
+        once, and neither they nor the mean of a few find wrong labels (`benchmarks.weights`).
+        """
+        if any(plane is None for plane in known):
+            return None
+        labels = torch.from_numpy(np.stack([plane for plane in known if plane is not None]).astype(np.int64))
+        doubt = stroke_doubt(probability, labels.to(probability.device))
+        clean = self.task.volumes[number].clean
+        doubt[[i for i, z in enumerate(slices) if clean[z]]] = 0
+        return doubt
 
     def _visit(self, keys: Sequence[Key]) -> None:
         """Weigh slices that no step saw whole, without learning from them."""
         for key in keys:
-            if self._maps.covers(key):
+            if self.maps.covers(key):
                 continue
             if self._direction is None:
                 clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
                 self._direction = self._learner.clean_direction(clean)
             weights = self._learner.weights(self._pool.whole(key), self._direction)
             initial, pseudo = on_slice(weights, [View()])
-            self._maps.add(key, self.task.volumes[key[0]].slice_shape, (0, 0), initial[0], pseudo[0])
+            self.maps.add(key, self.task.volumes[key[0]].slice_shape, (0, 0), initial[0], pseudo[0])
 
     def _measure_costs(self) -> None:
         """Seconds to predict and to weigh a slice of each volume."""

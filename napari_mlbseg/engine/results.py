@@ -19,6 +19,7 @@ RESULT_NAMES = (
     "weight_initial",
     "weight_pseudo",
     "view_agreement",
+    "initial_doubt",
     "label_doubt",
 )
 

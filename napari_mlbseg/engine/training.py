@@ -73,6 +73,11 @@ class Training:
         """What it trains."""
         return self._learner
 
+    @property
+    def publisher(self) -> Publisher:
+        """What it shows."""
+        return self._publisher
+
     def initial_labels(self, known: Mapping[str, np.ndarray | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config

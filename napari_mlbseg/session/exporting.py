@@ -33,9 +33,9 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
     Returns
     -------
     list of Path
-        ``annotation``, ``pseudo_labels``, ``probability``, ``weight_initial``, ``weight_pseudo``, ``view_agreement``
-        and ``label_doubt``, as far as they are there, in the format of the image; an image without a file gets NIfTI if
-        its unit is the millimetre, else TIFF.
+        ``annotation``, ``pseudo_labels``, ``probability``, ``weight_initial``, ``weight_pseudo``, ``view_agreement``,
+        ``initial_doubt`` and ``label_doubt``, as far as they are there, in the format of the image; an image without a
+        file gets NIfTI if its unit is the millimetre, else TIFF.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
         if shown is None or name is None:
             continue
         results, axis = shown.job.folder.results(name), shown.record.slice_axes[volume.uid]
-        for array_name in (*TRAINED_FILES, "label_doubt"):
+        for array_name in (*TRAINED_FILES, "initial_doubt", "label_doubt"):
             if array_name in results:
                 array = _in_users_order(np.asarray(results[array_name][:]), axis)
                 written.append(_write(folder / array_name, array, grid))

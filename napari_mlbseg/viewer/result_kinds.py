@@ -121,10 +121,22 @@ RESULT_KINDS = (
         key="preference",
         layer_name="preference",
         words="Preference: initial or pseudo",
-        help="Which label is trusted more: blue the initial one (-1), orange the pseudo-label (+1), black neither.",
+        help="Which label training learnt more from: blue the initial one (-1), orange the pseudo-label (+1), black "
+        "neither. It says what training did; where the initial labels are wrong, their doubt says better.",
         arrays=("weight_initial", "weight_pseudo"),
         reader=lambda arrays: preference(arrays["weight_initial"], arrays["weight_pseudo"]),
         options=_map(_BLUE_OR_ORANGE, (-1.0, 1.0)),
+    ),
+    ResultKind(
+        key="initial_doubt",
+        layer_name="initial doubt",
+        words="Doubt in the initial labels",
+        help="Bright where the model, which learnt from your clean slices, holds the initial label to be wrong, from 0 "
+        "to 1. Of all maps this one finds most wrong initial labels. Dark on clean slices.",
+        arrays=("initial_doubt",),
+        carries_over=False,
+        reader=lambda arrays: as_is(arrays["initial_doubt"]),
+        options=_map(_EMBER, (0.0, 1.0)),
     ),
     ResultKind(
         key="label_doubt",

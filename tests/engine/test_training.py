@@ -1,5 +1,6 @@
 """The training as a whole, on a small synthetic stack."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,28 @@ def test_every_slice_of_every_array_is_written_and_announced() -> None:
     )
     assert all(arrays["view_agreement"][z].max() > 0 for z in range(15))
     assert all((arrays["weight_initial"][z] + arrays["weight_pseudo"][z]).max() > 0 for z in range(15))
+
+
+def test_the_doubt_in_the_initial_labels_finds_a_wrong_one_and_leaves_clean_slices_alone() -> None:
+    volume = stack()
+    given = np.asarray(volume.labels).copy()
+    given[9, 12:28, 22:34] = 0  # a part of the ball is missing
+    task = resolve_task([replace(volume, initial_labels=given)], config(bootstrap_steps=60, initial_labels="given"))
+    results, events = run(task)
+    doubt = results["stack"]["initial_doubt"]
+    announced = {
+        z for event in events if isinstance(event, Preview) and "initial_doubt" in event.arrays for z in event.slices
+    }
+    assert announced == set(range(15))
+    wrong = given[9] != volume.labels[9]
+    assert doubt[9][wrong].mean() > 0.8 > 0.4 > doubt[9][~wrong].mean()
+    assert not doubt[list(CLEAN)].any()
+    assert 0 <= doubt.min() <= doubt.max() <= 1
+
+
+def test_initial_labels_stand_undoubted_without_a_trained_network() -> None:
+    _, events = run(resolve_task([stack()], config(bootstrap_steps=0, steps=0)))
+    assert all("initial_doubt" not in event.arrays for event in events if isinstance(event, Preview))
 
 
 def test_every_predicted_slice_has_statistics_that_fit_the_arrays() -> None:

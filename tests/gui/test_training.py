@@ -85,7 +85,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     shown = {layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata}
     assert set(shown) == {
         "pseudo_labels", "initial_labels", "probability", "weight_initial", "weight_pseudo", "preference",
-        "label_doubt",
+        "initial_doubt", "label_doubt",
     }  # fmt: skip
     final = np.asarray(shown["pseudo_labels"].data)
     assert set(np.unique(final)) <= {0, 4}, "the user's label numbers"
