@@ -9,6 +9,7 @@ loop's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from scipy import ndimage
@@ -76,7 +77,7 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
     -----
     Raya and Udupa, "Shape-based interpolation of multidimensional objects", 1990.
     """
-    distances = [class_distances(plane, n_classes) for plane in labels]
+    distances = cache(lambda i: class_distances(labels[i], n_classes))  # of those slices alone that are needed
     filled = np.zeros((len(wanted), *labels.shape[1:]), index_dtype(n_classes))
     for out, z in zip(filled, wanted, strict=True):
         right = int(np.searchsorted(clean, z))
@@ -85,7 +86,7 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
         elif 0 < right < len(clean):
             left = right - 1
             share = (z - clean[left]) / (clean[right] - clean[left])
-            out[:] = decide((1 - share) * distances[left] + share * distances[right])
+            out[:] = decide((1 - share) * distances(left) + share * distances(right))
     return filled
 
 
@@ -135,20 +136,22 @@ def is_interpolable(volume: Volume) -> bool:
 
 
 def held_out_dice(fill: Filler, clean: Sequence[int], truth: np.ndarray, n_classes: int) -> list[float]:
-    """Dice of every class on every inner clean slice, each predicted by `fill` from the other clean slices.
+    """Dice of every class on every inner clean slice, each predicted by `fill` from the clean slices beside it.
+
+    What lies farther away has no say in either source; asking it anyway would take the square of the number of slices.
 
     Parameters
     ----------
     fill : callable
-        (positions of the other clean slices, their labels, position wanted) -> labels (Y, X).
+        (positions of clean slices, their labels, position wanted) -> labels (Y, X).
     clean : sequence of int
     truth : ndarray of int, (len(clean), Y, X)
     n_classes : int
     """
     scores = []
     for i in range(1, len(clean) - 1):
-        others = [j for j in range(len(clean)) if j != i]
-        guess = fill([clean[j] for j in others], truth[others], clean[i])
+        beside = [i - 1, i + 1]
+        guess = fill([clean[j] for j in beside], truth[beside], clean[i])
         scores += [dice(guess == k, truth[i] == k) for k in range(1, n_classes) if (truth[i] == k).any()]
     return scores
 
