@@ -18,6 +18,7 @@ from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
 from napari_mlbseg.engine.progress import Meter, PreviewOrder
 from napari_mlbseg.engine.propagation import improve
+from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
@@ -192,7 +193,7 @@ class Training:
                 if self._stops():
                     return
                 probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
-                labels[batch] = probability.argmax(1).cpu().numpy()
+                labels[batch] = most_likely(probability).cpu().numpy()
             for z in volume.clean_slices:
                 labels[z] = self._pool.clean_labels((number, z))
             found[number] = labels
