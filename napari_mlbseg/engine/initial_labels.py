@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -27,6 +28,7 @@ __all__ = [
     "index_dtype",
     "interpolate",
     "is_interpolable",
+    "is_known_beforehand",
     "known_labels",
     "signed_distance",
 ]
@@ -112,17 +114,24 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's
     labels.
     """
+    if not is_known_beforehand(volume, source):
+        return None
     clean = volume.clean_slices
     truth = clean_labels(task, volume)
-    if source in ("given", "auto") and volume.initial_labels is not None:
+    given = _given(volume, source)
+    if given is not None:
         filled = np.empty(volume.shape, index_dtype(task.n_classes))
         for z in range(volume.n_slices):
-            filled[z] = task.class_indices(np.asarray(volume.initial_labels[z]))
+            filled[z] = task.class_indices(np.asarray(given[z]))
         filled[list(clean)] = truth
         return filled
-    if source in ("interpolation", "propagation", "auto") and is_interpolable(volume):
-        return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
-    return None
+    return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
+
+
+def is_known_beforehand(volume: Volume, source: InitialLabelSource) -> bool:
+    """Whether `known_labels` has an answer: labels are given, or there is something to interpolate between."""
+    interpolates = source in ("interpolation", "propagation", "auto")
+    return _given(volume, source) is not None or (interpolates and is_interpolable(volume))
 
 
 def index_dtype(n_classes: int) -> np.dtype:
@@ -154,6 +163,11 @@ def held_out_dice(fill: Filler, clean: Sequence[int], truth: np.ndarray, n_class
         guess = fill([clean[j] for j in beside], truth[beside], clean[i])
         scores += [dice(guess == k, truth[i] == k) for k in range(1, n_classes) if (truth[i] == k).any()]
     return scores
+
+
+def _given(volume: Volume, source: InitialLabelSource) -> Any | None:
+    """Labels from elsewhere (Z, Y, X), where they are wanted and there are some."""
+    return volume.initial_labels if source in ("given", "auto") else None
 
 
 def clean_labels(task: SegmentationTask, volume: Volume) -> np.ndarray:

@@ -22,6 +22,7 @@ from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
+from napari_mlbseg.engine.shape_prior import with_fitting_prior
 from napari_mlbseg.engine.train import Focus, write_initial_labels
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
@@ -48,6 +49,7 @@ class Training:
         start: float,
         only: Collection[Key] | None = None,
     ) -> None:
+        task = with_fitting_prior(task)
         config = task.config
         self.task, self._results = task, results
         self._stop, self._save_to, self._start = stop, save_to, start
