@@ -32,7 +32,7 @@ def limits(budget: str) -> dict[str, Any]:
     return {"time_budget": None, "bootstrap_steps": bootstrap, "steps": weighted}
 
 
-def training_parser(module: str, summary: str) -> argparse.ArgumentParser:
+def training_parser(module: str, summary: str, *, volumes: bool = True) -> argparse.ArgumentParser:
     """The options that all benchmarks of trainings have: volumes, preset, seed, fields of the config and a folder.
 
     Parameters
@@ -41,9 +41,12 @@ def training_parser(module: str, summary: str) -> argparse.ArgumentParser:
         Name within ``benchmarks``.
     summary : str
         The module's docstring; its first line is shown.
+    volumes : bool
+        Whether there is an option for the volumes.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=summary.splitlines()[0])
-    parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
+    if volumes:
+        parser.add_argument("--volumes", default=os.path.join(os.environ.get("MLBSEG_LA_DIR", "."), "la*.nii.gz"))
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every training")

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.plots import Curve, plot_curves
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
@@ -154,7 +155,17 @@ def summarise(out: Path, runs: Sequence[dict[str, Any]]) -> None:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    _plot(out / "dice.png", strategies, counts, curves["dice"].mean(1))
+    plot_curves(
+        out / "dice.png",
+        [
+            Curve(name, counts, curve, colour)
+            for colour, (name, curve) in enumerate(zip(strategies, curves["dice"].mean(1), strict=True))
+        ],
+        title="Where to annotate next",
+        xlabel="clean slices",
+        ylabel="Dice over all other slices",
+        xticks=counts,
+    )
 
 
 def _complete(
@@ -166,24 +177,6 @@ def _complete(
     if not whole:
         raise SystemExit("No volume has all strategies and counts yet: run the benchmark to its end.")
     return np.array([[[values[s, v, c] for c in counts] for v in whole] for s in strategies])
-
-
-def _plot(path: Path, strategies: Sequence[str], counts: Sequence[int], curves: np.ndarray) -> None:
-    """Dice over the number of clean slices, (strategy, count)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("No plot: install napari-mlbseg[bench] for it.")
-        return
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="clean slices", ylabel="Dice over all other slices", xticks=counts, title="Where to annotate next"
-    )
-    for name, curve in zip(strategies, curves, strict=True):
-        axes.plot(counts, curve, marker="o", label=name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from napari_mlbseg.io.files import read_image, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.task import Volume
 
-__all__ = ["evenly", "find_volumes", "load_volume", "shrunk", "with_clean"]
+__all__ = ["evenly", "find_volumes", "label_path", "load_volume", "read_volume", "shrunk", "with_clean"]
 
 
 def find_volumes(pattern: str) -> list[Path]:
     """Images that match `pattern` and have a ``NAME_label`` file beside them, sorted."""
     images = [Path(p) for p in sorted(glob.glob(pattern)) if "_label" not in Path(p).name]
-    found = [path for path in images if _label_path(path).exists()]
+    found = [path for path in images if label_path(path).exists()]
     if not found:
         raise SystemExit(f"No image with a label file beside it matches {pattern}: check --volumes.")
     return found
@@ -27,14 +27,20 @@ def find_volumes(pattern: str) -> list[Path]:
 
 def load_volume(path: Path, n_clean: int) -> Volume:
     """The volume with `n_clean` clean slices. Its `labels` are the whole truth; only the clean ones are learnt."""
+    volume = read_volume(path)
+    return with_clean(volume, evenly(np.asarray(volume.labels), n_clean))
+
+
+def read_volume(path: Path) -> Volume:
+    """The image at `path` with the whole truth beside it, and no clean slice."""
     image = read_image(path)
     axis = default_slice_axis(image.grid)
-    truth = np.ascontiguousarray(to_slices(read_labels(_label_path(path)), axis))
+    truth = np.ascontiguousarray(to_slices(read_labels(label_path(path)), axis))
     return Volume(
         image.name,
         np.ascontiguousarray(to_slices(image, axis)),
         truth,
-        _mask(len(truth), evenly(truth, n_clean)),
+        _mask(len(truth), ()),
         spacing=slice_spacing(image.grid, axis),
         unit=image.unit,
     )
@@ -73,6 +79,7 @@ def _mask(n_slices: int, clean: Collection[int]) -> np.ndarray:
     return mask
 
 
-def _label_path(path: Path) -> Path:
+def label_path(path: Path) -> Path:
+    """Where the labels of an image are expected: ``NAME_label`` beside it."""
     name, suffix = path.name.split(".", 1)
     return path.with_name(f"{name}_label.{suffix}")

@@ -9,6 +9,8 @@ loop's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -26,6 +28,7 @@ __all__ = [
     "index_dtype",
     "interpolate",
     "is_interpolable",
+    "is_known_beforehand",
     "known_labels",
     "signed_distance",
 ]
@@ -76,7 +79,7 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
     -----
     Raya and Udupa, "Shape-based interpolation of multidimensional objects", 1990.
     """
-    distances = [class_distances(plane, n_classes) for plane in labels]
+    distances = cache(lambda i: class_distances(labels[i], n_classes))  # of those slices alone that are needed
     filled = np.zeros((len(wanted), *labels.shape[1:]), index_dtype(n_classes))
     for out, z in zip(filled, wanted, strict=True):
         right = int(np.searchsorted(clean, z))
@@ -85,7 +88,7 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
         elif 0 < right < len(clean):
             left = right - 1
             share = (z - clean[left]) / (clean[right] - clean[left])
-            out[:] = decide((1 - share) * distances[left] + share * distances[right])
+            out[:] = decide((1 - share) * distances(left) + share * distances(right))
     return filled
 
 
@@ -111,17 +114,24 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's
     labels.
     """
+    if not is_known_beforehand(volume, source):
+        return None
     clean = volume.clean_slices
     truth = clean_labels(task, volume)
-    if source in ("given", "auto") and volume.initial_labels is not None:
+    given = _given(volume, source)
+    if given is not None:
         filled = np.empty(volume.shape, index_dtype(task.n_classes))
         for z in range(volume.n_slices):
-            filled[z] = task.class_indices(np.asarray(volume.initial_labels[z]))
+            filled[z] = task.class_indices(np.asarray(given[z]))
         filled[list(clean)] = truth
         return filled
-    if source in ("interpolation", "propagation", "auto") and is_interpolable(volume):
-        return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
-    return None
+    return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
+
+
+def is_known_beforehand(volume: Volume, source: InitialLabelSource) -> bool:
+    """Whether `known_labels` has an answer: labels are given, or there is something to interpolate between."""
+    interpolates = source in ("interpolation", "propagation", "auto")
+    return _given(volume, source) is not None or (interpolates and is_interpolable(volume))
 
 
 def index_dtype(n_classes: int) -> np.dtype:
@@ -135,22 +145,29 @@ def is_interpolable(volume: Volume) -> bool:
 
 
 def held_out_dice(fill: Filler, clean: Sequence[int], truth: np.ndarray, n_classes: int) -> list[float]:
-    """Dice of every class on every inner clean slice, each predicted by `fill` from the other clean slices.
+    """Dice of every class on every inner clean slice, each predicted by `fill` from the clean slices beside it.
+
+    What lies farther away has no say in either source; asking it anyway would take the square of the number of slices.
 
     Parameters
     ----------
     fill : callable
-        (positions of the other clean slices, their labels, position wanted) -> labels (Y, X).
+        (positions of clean slices, their labels, position wanted) -> labels (Y, X).
     clean : sequence of int
     truth : ndarray of int, (len(clean), Y, X)
     n_classes : int
     """
     scores = []
     for i in range(1, len(clean) - 1):
-        others = [j for j in range(len(clean)) if j != i]
-        guess = fill([clean[j] for j in others], truth[others], clean[i])
+        beside = [i - 1, i + 1]
+        guess = fill([clean[j] for j in beside], truth[beside], clean[i])
         scores += [dice(guess == k, truth[i] == k) for k in range(1, n_classes) if (truth[i] == k).any()]
     return scores
+
+
+def _given(volume: Volume, source: InitialLabelSource) -> Any | None:
+    """Labels from elsewhere (Z, Y, X), where they are wanted and there are some."""
+    return volume.initial_labels if source in ("given", "auto") else None
 
 
 def clean_labels(task: SegmentationTask, volume: Volume) -> np.ndarray:

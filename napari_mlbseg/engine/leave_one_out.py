@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 
 from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.metrics import ClassScores, compare_labels, compare_masks
-from napari_mlbseg.engine.results import ResultArray
+from napari_mlbseg.engine.results import ForgottenArray, ForgottenResults
 from napari_mlbseg.events import Cancelled, Event, Finished, HeldOut, Progress, Stage, Started
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT, SegmentationTask, TaskError
 
@@ -115,7 +114,7 @@ def _without(
 
     blind, found = _unmarked(task, key, seconds), _OneSlice(task, key)
     known = {volume.name: known_labels(blind, volume, blind.config.initial_labels) for volume in blind.volumes}
-    training = Training(blind, device, found, stop, lambda: None, None, None, began, only=key)
+    training = Training(blind, device, found, stop, lambda: None, None, None, began, only=[key])
     for event in chain(training.initial_labels(known), training.bootstrap(), training.weighted(), training.finish()):
         if isinstance(event, Finished):
             yield _compared(task, key, found.labels)
@@ -160,33 +159,21 @@ def _in_all(event: Progress, task: SegmentationTask, start: float, done: int, to
     return event.model_copy(update={"fraction": fraction, "seconds": seconds, "seconds_left": left, "message": message})
 
 
-class _OneSlice(dict[str, Mapping[str, ResultArray]]):
+class _OneSlice(ForgottenResults):
     """Results of which only one slice's labels are kept, so that no whole volume is allocated."""
 
     def __init__(self, task: SegmentationTask, key: Key) -> None:
-        super().__init__({volume.name: defaultdict(_Nowhere) for volume in task.volumes})
         here = task.volumes[key[0]]
-        self._kept = _Kept(key[1], np.zeros(here.slice_shape, np.int64))
-        self[here.name] = defaultdict(_Nowhere, pseudo_labels=self._kept)
+        self._slice = _Kept(key[1], np.zeros(here.slice_shape, np.int64))
+        super().__init__({here.name: {"pseudo_labels": self._slice}})
 
     @property
     def labels(self) -> np.ndarray:
         """Label numbers that were last written into the slice, (Y, X)."""
-        return self._kept.labels
+        return self._slice.labels
 
 
-class _Nowhere:
-    """An array that forgets what is written into it."""
-
-    shape: tuple[int, ...] = ()
-
-    def __getitem__(self, key: Any) -> Any:
-        raise IndexError("Nothing was kept.")
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-
-class _Kept(_Nowhere):
+class _Kept(ForgottenArray):
     """An array of which one slice is kept."""
 
     def __init__(self, z: int, labels: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from napari_mlbseg.engine.augment import Batch, Sample, Sampler
+from napari_mlbseg.engine.initial_labels import index_dtype
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.shape_prior import ShapePrior, typical_reach
 from napari_mlbseg.engine.slices import SliceStore, round_up
@@ -58,14 +59,18 @@ class Pool:
         self.task = task
         self.device = device
         self._rng = generator
-        self.stores = [SliceStore(volume, task.config.context, device) for volume in task.volumes]
-        self.initial: list[np.ndarray | None] = [None] * len(task.volumes)
-        self.anchored = [False] * len(task.volumes)
+        n_volumes = len(task.volumes)
+        self.stores = [SliceStore(volume, task.config.context, device, n_volumes) for volume in task.volumes]
+        self.initial: list[np.ndarray | None] = [None] * n_volumes
+        self.anchored = [False] * n_volumes
         self.clean: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.clean_slices]
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
         self._sampler = Sampler(self.patch, task.n_classes, generator)
-        self._clean_labels = {(i, z): task.class_indices(task.volumes[i].label_slice(z)) for i, z in self.clean}
+        dtype = index_dtype(task.n_classes)  # whole volumes may be clean
+        self._clean_labels = {
+            (i, z): task.class_indices(task.volumes[i].label_slice(z)).astype(dtype) for i, z in self.clean
+        }
         self.prior = ShapePrior(task.config, task.n_classes, typical_reach(list(self._clean_labels.values())))
         self._prior_of = lru_cache(maxsize=_CACHED_PRIORS)(self._make_prior)
 
@@ -119,8 +124,8 @@ class Pool:
         return self._pick(self.clean, min(most, len(self.clean)))
 
     def clean_labels(self, key: Key) -> np.ndarray:
-        """The user's labels of a clean slice as class indices (Y, X)."""
-        return self._clean_labels[key]
+        """The user's labels of a clean slice as class indices (Y, X), int64."""
+        return self._clean_labels[key].astype(np.int64)
 
     def initial_slice(self, key: Key) -> np.ndarray | None:
         """y^n of a slice as class indices (Y, X), on clean slices the user's labels; None where not known."""

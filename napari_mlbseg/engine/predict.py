@@ -15,8 +15,8 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.checkpoint import Model, load_model
 from napari_mlbseg.engine.devices import describe_device, find_device
 from napari_mlbseg.engine.networks import size_divisor
-from napari_mlbseg.engine.pseudo_labels import ensemble
-from napari_mlbseg.engine.results import MemoryResults, ResultArray, Results
+from napari_mlbseg.engine.pseudo_labels import ensemble, most_likely
+from napari_mlbseg.engine.results import ForgottenResults, MemoryResults, ResultArray, Results
 from napari_mlbseg.engine.shape_prior import ShapePrior
 from napari_mlbseg.engine.slice_statistics import slice_statistics
 from napari_mlbseg.engine.slices import SliceStore, pad_to, round_up
@@ -96,7 +96,7 @@ def write_slices(
     agreement : Tensor, (B, Y, X)
     """
     values = np.asarray(task.class_values)
-    labels = values[probability.argmax(1).cpu().numpy()]
+    labels = values[most_likely(probability).cpu().numpy()]
     for i, z in enumerate(slices):
         arrays["probability"][z] = probability[i].cpu().numpy().astype(np.float16)
         arrays["view_agreement"][z] = agreement[i].cpu().numpy()
@@ -125,7 +125,7 @@ def predict(
         A ``model.safetensors``, its JSON beside it.
     device : str
     results : Results, optional
-        Where the arrays go; by default into memory, and away.
+        Where the arrays go; by default nowhere.
     stop : callable
         Asked between batches.
     start : float, optional
@@ -137,7 +137,7 @@ def predict(
         If there is no model, or it was trained on another number of channels.
     """
     start = time.monotonic() if start is None else start
-    results = MemoryResults(task) if results is None else results
+    results = ForgottenResults() if results is None else results
     target = find_device(device)
     loaded = load_model(model)
     if loaded.image_channels != task.n_channels:
@@ -210,7 +210,7 @@ def _predict_unseen(predictor: Predictor, model: Model, images: Sequence[Tensor]
     probability, agreement = predictor([torch.cat([image, blank]) for image in images])
     if not prior.channels:
         return probability, agreement
-    guesses = [prior(labels, shape, images[0].device) for labels in probability.argmax(1).cpu().numpy()]
+    guesses = [prior(labels, shape, images[0].device) for labels in most_likely(probability).cpu().numpy()]
     return predictor([torch.cat([image, guess]) for image, guess in zip(images, guesses, strict=True)])
 
 

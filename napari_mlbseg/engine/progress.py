@@ -38,15 +38,20 @@ class Meter:
         total = bootstrap_step + step
         means: dict[str, float | None] = {name: value / self._count for name, value in self._sums.items()}
         yield Losses(stage=stage, step=total, values=means)
-        yield Progress(
+        message = "No pixel agrees with the clean slices yet" if means.get("share_positive") == 0 else ""
+        yield self.progress(stage, bootstrap_step, step, message)
+        self._sums, self._count = {}, 0
+
+    def progress(self, stage: Stage, bootstrap_step: int, step: int, message: str = "") -> Progress:
+        """How far the job has come after so many steps of each kind."""
+        return Progress(
             stage=stage,
             fraction=self._schedule.job_fraction(bootstrap_step, step),
-            step=total,
+            step=bootstrap_step + step,
             seconds=self._schedule.seconds,
             seconds_left=self._schedule.seconds_left(bootstrap_step, step),
-            message="No pixel agrees with the clean slices yet" if means.get("share_positive") == 0 else "",
+            message=message,
         )
-        self._sums, self._count = {}, 0
 
     def preview_is_due(self) -> bool:
         """Whether the last preview is old enough."""

@@ -212,7 +212,7 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
 
     Every inner clean slice of a volume is predicted from its other clean ones, by interpolation and by propagation; the
     higher mean Dice over all volumes wins. Without inner clean slices propagation is taken: it was better on cardiac
-    MRI (docs/evidence.md).
+    MRI (docs/evidence.md). Volumes that are clean throughout need no labels and are not asked.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
     scores : dict of str to float
         Held-out Dice of both sources, where they were compared.
     """
-    usable = [v for v in task.volumes if _is_propagable(v, source)]
+    usable = [v for v in task.volumes if v.unlabelled_slices and _is_propagable(v, source)]
     motions = [SliceMotion(volume, clean_labels(task, volume)) for volume in usable]
     scores: dict[str, list[float]] = {"interpolation": [], "propagation": []}
     if source == "auto":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
 from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
+from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels
@@ -54,8 +55,9 @@ class Publisher:
     results : Results
     schedule : Schedule
     order : PreviewOrder
-    only : tuple of int, optional
-        Number of a volume and a slice of it, which alone the final pass predicts; by default it predicts all.
+    only : collection of (int, int), optional
+        Slices that are wanted, as (number of the volume, slice): no other is predicted, during the training or at its
+        end, and no other's weights are kept. By default all.
 
     Attributes
     ----------
@@ -72,11 +74,12 @@ class Publisher:
         results: Results,
         schedule: Schedule,
         order: PreviewOrder,
-        only: Key | None = None,
+        only: Collection[Key] | None = None,
     ) -> None:
         self.task = pool.task
         self._pool, self._learner, self._results = pool, learner, results
-        self._schedule, self._order, self._only = schedule, order, only
+        self._schedule, self._order = schedule, order
+        self._only = None if only is None else frozenset(only)
         self.outline_seconds = 0.0
         self.maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
@@ -91,6 +94,8 @@ class Publisher:
         """Add a step's weights to the running means of the slices that it saw."""
         initial, pseudo = on_slice(report.weights, views)
         for i, key in enumerate(drawn.keys):
+            if not self._is_wanted(key):  # a map takes 12 bytes a pixel
+                continue
             shape = self.task.volumes[key[0]].slice_shape
             self.maps.add(key, shape, drawn.batch.corners[i], initial[i], pseudo[i])
 
@@ -98,7 +103,7 @@ class Publisher:
         """Predict slices as they are for about `seconds`, the one in view first, going on where the last call ended."""
         deadline = time.monotonic() + seconds
         predictor = Predictor(self.network, self.task.config, n_views=1)
-        for number, z in self._order.previews():
+        for number, z in filter(self._is_wanted, self._order.previews()):
             yield self._show(number, [z], self._predicted(predictor, number, [z]), stage)
             if time.monotonic() > deadline:
                 break
@@ -232,7 +237,7 @@ class Publisher:
         They are one more, independent opinion: where the network errs, they mostly do not, and the other way round.
         """
         probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
-        network = probability.max(1).indices  # several times quicker than argmax
+        network = most_likely(probability)
         known = [self._pool.initial_slice((number, z)) for z in slices]
         doubt = self._doubt(number, slices, probability, known)
         share = self.task.config.initial_share
@@ -272,15 +277,22 @@ class Publisher:
             self.maps.add(key, self.task.volumes[key[0]].slice_shape, (0, 0), initial[0], pseudo[0])
 
     def _measure_costs(self) -> None:
-        """Seconds to predict and to weigh a slice of each volume."""
+        """Seconds to predict and to weigh a slice of each volume; the same where slices are padded alike."""
         predictor = Predictor(self.network, self.task.config, self.task.config.n_views_predict)
         direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
+        measured: dict[tuple[int, ...], tuple[float, float]] = {}
         for number, volume in enumerate(self.task.volumes):
-            n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
-            images = [self._pool.network_input((number, z)) for z in range(n)]
-            predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
-            weighing = _seconds(self._learner.weights, self._pool.whole((number, 0)), direction)
-            self._costs.append((predicting, weighing))
+            if not self._wanted(number):
+                self._costs.append((0.0, 0.0))
+                continue
+            whole = self._pool.whole((number, 0))
+            shape = tuple(whole.image.shape)
+            if shape not in measured:
+                n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
+                images = [self._pool.network_input((number, z)) for z in range(n)]
+                predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
+                measured[shape] = predicting, _seconds(self._learner.weights, whole, direction)
+            self._costs.append(measured[shape])
 
     def _can_visit(self, number: int, slices: int, left: int) -> bool:
         """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first."""
@@ -302,9 +314,10 @@ class Publisher:
 
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
-        if self._only is None:
-            return self._order.outwards(number)
-        return [self._only[1]] if self._only[0] == number else []
+        return [z for z in self._order.outwards(number) if self._is_wanted((number, z))]
+
+    def _is_wanted(self, key: Key) -> bool:
+        return self._only is None or key in self._only
 
     def _initial_probability(self, number: int, slices: Sequence[int]) -> _Predicted:
         """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,7 +10,16 @@ import numpy as np
 
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["RESULT_NAMES", "MemoryResults", "ResultArray", "Results", "label_dtype", "result_layout"]
+__all__ = [
+    "RESULT_NAMES",
+    "ForgottenArray",
+    "ForgottenResults",
+    "MemoryResults",
+    "ResultArray",
+    "Results",
+    "label_dtype",
+    "result_layout",
+]
 
 #: Result arrays of a volume. All are (Z, Y, X) but `probability`, which is (Z, C, Y, X).
 RESULT_NAMES = (
@@ -68,3 +78,30 @@ class MemoryResults(dict[str, dict[str, np.ndarray]]):
                 for volume in task.volumes
             }
         )
+
+
+class ForgottenArray:
+    """An array that forgets what is written into it."""
+
+    shape: tuple[int, ...] = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        raise IndexError("Nothing was kept.")
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+
+class ForgottenResults:
+    """Results that nobody wants: many volumes' would not fit into memory.
+
+    Parameters
+    ----------
+    kept : mapping of str to (mapping of str to array), optional
+        Arrays that are wanted nevertheless, by volume and name.
+    """
+
+    def __init__(self, kept: Mapping[str, Mapping[str, ResultArray]] | None = None) -> None:
+        self._kept = kept or {}
+
+    def __getitem__(self, volume: str) -> Mapping[str, ResultArray]:
+        return defaultdict(ForgottenArray, self._kept.get(volume, {}))

@@ -9,6 +9,7 @@ clean slices. Sometimes it is withheld (all zero), so that the network also work
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,13 +17,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.initial_labels import signed_distance
+from napari_mlbseg.engine.initial_labels import is_known_beforehand, signed_distance
+from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["ShapePrior", "soft_labels", "typical_reach"]
+__all__ = ["ShapePrior", "soft_labels", "typical_reach", "with_fitting_prior"]
 
 _LIMIT = 3.0  # distances are cut off at this many reaches
 _SOFTNESS = 0.35  # of an outline, in reaches
 _KNOTS = 6  # of the random bend, along each side of a patch
+
+
+def with_fitting_prior(task: SegmentationTask) -> SegmentationTask:
+    """The task with a prior that is withheld in training as often as it will be missing, or with none.
+
+    On clean slices the prior is made from the user's own labels, so a network comes to rely on it. Volumes without a
+    clean slice have none to show; where that is so of every slice that is to be labelled, a prior is of no use.
+    """
+    config = task.config
+    if not config.shape_prior:
+        return task
+    wanted = {volume.name: len(volume.unlabelled_slices) for volume in task.volumes}
+    known = sum(wanted[v.name] for v in task.volumes if is_known_beforehand(v, config.initial_labels))
+    if not known:
+        return replace(task, config=config.model_copy(update={"shape_prior": False}))
+    missing = 1 - known / sum(wanted.values())
+    if missing <= config.prior_dropout:
+        return task
+    return replace(task, config=config.model_copy(update={"prior_dropout": missing}))
 
 
 def typical_reach(planes: Sequence[np.ndarray]) -> float:

@@ -14,7 +14,8 @@ from napari_mlbseg.task import Volume
 __all__ = ["Normalisation", "SliceStore", "pad_to", "round_up"]
 
 _SAMPLED_SLICES = 48  # slices from which the intensity range of a volume is read
-_CACHED_SLICES = 96
+_CACHED_SLICES = 96  # of one volume
+_CACHED_IN_ALL = 1024  # of all volumes of a training: else every one of many would be in memory twice
 
 
 class Normalisation:
@@ -56,14 +57,17 @@ class SliceStore:
         Neighbours on each side that become further channels; at the ends the last slice is repeated. Unrelated slices
         have only themselves as neighbours.
     device : torch.device
+    n_volumes : int
+        Volumes with a store beside this one, itself included: they share what may be cached.
     """
 
-    def __init__(self, volume: Volume, context: int, device: torch.device) -> None:
+    def __init__(self, volume: Volume, context: int, device: torch.device, n_volumes: int = 1) -> None:
         self.volume = volume
         self.device = device
         self._offsets = range(-context, context + 1)
         self._normalise = Normalisation(volume)
-        self._plane = lru_cache(maxsize=_CACHED_SLICES)(self._load)
+        cached = max(2 * len(self._offsets), min(_CACHED_SLICES, _CACHED_IN_ALL // n_volumes))
+        self._plane = lru_cache(maxsize=cached)(self._load)
 
     def __getitem__(self, z: int) -> Tensor:
         """Slice `z` with its context, (C * (2 * context + 1), Y, X)."""

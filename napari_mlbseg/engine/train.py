@@ -7,13 +7,13 @@ and MONAI are imported, which takes seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from napari_mlbseg.engine.initial_labels import known_labels
-from napari_mlbseg.engine.results import MemoryResults, Results
+from napari_mlbseg.engine.results import ForgottenResults, Results
 from napari_mlbseg.events import Event, Preview, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask, Volume
 
@@ -32,6 +32,7 @@ def train(
     warm_start: Path | None = None,
     save_to: Path | None = None,
     start: float | None = None,
+    only: Collection[Focus] | None = None,
 ) -> Iterator[Event]:
     """Bootstrap on the clean slices, learn from all others by meta weights, predict everything.
 
@@ -40,7 +41,7 @@ def train(
     task : SegmentationTask
     device : {"auto", "cpu", "cuda", "mps"}
     results : Results, optional
-        Where the arrays go, written slice by slice; a `Preview` names what was. By default into memory, and away.
+        Where the arrays go, written slice by slice; a `Preview` names what was. By default nowhere.
     stop : callable
         Asked between steps; once it says yes, the last event is `Cancelled` and what was written stays.
     focus : callable
@@ -51,6 +52,9 @@ def train(
         Where the model is written, as safetensors with a JSON beside it.
     start : float, optional
         `time.monotonic` at the start of the job: the time budget counts from there.
+    only : collection of (str, int), optional
+        Slices that are wanted, as (name of the volume, slice): no other is predicted or keeps weight maps. By default
+        all; none if it is only the model that counts.
 
     Yields
     ------
@@ -68,7 +72,7 @@ def train(
     MICCAI 2023. With a step budget and no time budget, the same seed gives the same result on a CPU.
     """
     start = time.monotonic() if start is None else start
-    results = MemoryResults(task) if results is None else results
+    results = ForgottenResults() if results is None else results
     yield Started(device=device, seed=task.config.seed)
     yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
     known = {volume.name: known_labels(task, volume, task.config.initial_labels) for volume in task.volumes}
@@ -77,7 +81,9 @@ def train(
 
     from napari_mlbseg.engine.training import Training
 
-    training = Training(task, device, results, stop, focus, warm_start, save_to, start)
+    numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
+    keys = None if only is None else [(numbers[name], z) for name, z in only]
+    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys)
     yield from training.initial_labels(known)
     yield from training.bootstrap()
     yield from training.weighted()

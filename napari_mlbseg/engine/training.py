@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,11 @@ from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
 from napari_mlbseg.engine.progress import Meter, PreviewOrder
 from napari_mlbseg.engine.propagation import improve
+from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
+from napari_mlbseg.engine.shape_prior import with_fitting_prior
 from napari_mlbseg.engine.train import Focus, write_initial_labels
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
@@ -32,7 +34,7 @@ __all__ = ["Training"]
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`; `only` is the publisher's.
+    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Training:
         previous: Path | None,
         save_to: Path | None,
         start: float,
-        only: Key | None = None,
+        only: Collection[Key] | None = None,
     ) -> None:
+        task = with_fitting_prior(task)
         config = task.config
         self.task, self._results = task, results
         self._stop, self._save_to, self._start = stop, save_to, start
@@ -177,19 +180,29 @@ class Training:
             self._meter.previewed()
 
     def _label_by_network(self) -> Iterator[Event]:
-        """The bootstrapped network's predictions become y^n of the volumes for which nothing was known."""
+        """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
+
+        Of many volumes that takes minutes: it says how far it is, and can be stopped.
+        """
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
         knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
         found = list(self._pool.initial)
-        for number, volume in enumerate(self.task.volumes):
-            if found[number] is not None:
-                continue
+        wanted = [number for number, labels in enumerate(found) if labels is None]
+        for done, number in enumerate(wanted):
+            volume = self.task.volumes[number]
+            if len(wanted) > 1:
+                yield self._meter.progress(
+                    Stage.BOOTSTRAP, self._bootstrap_step, 0, f"Initial labels: volume {done + 1} of {len(wanted)}"
+                )
             labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
-            for batch in in_batches(range(volume.n_slices if knows else 0), predictor.batch_size(volume.slice_shape)):
+            slices = volume.unlabelled_slices if knows else ()
+            for batch in in_batches(slices, predictor.batch_size(volume.slice_shape)):
+                if self._stops():
+                    return
                 probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
-                labels[batch] = probability.argmax(1).cpu().numpy()
+                labels[batch] = most_likely(probability).cpu().numpy()
             for z in volume.clean_slices:
-                labels[z] = self.task.class_indices(volume.label_slice(z))
+                labels[z] = self._pool.clean_labels((number, z))
             found[number] = labels
             yield self._show_initial(volume, labels)
         self._pool.set_initial_labels(found, self._pool.anchored)

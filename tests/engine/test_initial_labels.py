@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine import initial_labels
 from napari_mlbseg.engine.initial_labels import held_out_dice, interpolate, known_labels, signed_distance
 from napari_mlbseg.engine.metrics import dice
 from napari_mlbseg.task import SegmentationTask, Volume
@@ -150,3 +151,25 @@ def test_a_source_is_judged_on_inner_clean_slices_it_has_not_seen():
     (score,) = held_out_dice(fill, [2, 5, 8], truth, 2)
     assert asked == [([2, 8], 5)]
     assert score > 0.95
+
+
+def test_only_the_clean_slices_beside_are_asked():
+    truth = np.stack([disc(radius) for radius in (8, 9, 10, 11, 12)]).astype(int)
+    asked = []
+
+    def fill(clean, labels, z):
+        asked.append((list(clean), z))
+        return interpolate(labels, clean, [z], 2)[0]
+
+    held_out_dice(fill, [0, 2, 4, 6, 8], truth, 2)
+    assert asked == [([0, 4], 2), ([2, 6], 4), ([4, 8], 6)]
+
+
+def test_distances_are_taken_of_those_clean_slices_alone_between_which_something_is_missing(monkeypatch):
+    measured, original = [], initial_labels.class_distances
+    monkeypatch.setattr(
+        initial_labels, "class_distances", lambda plane, n: (measured.append(plane.sum()), original(plane, n))[1]
+    )
+    labels = np.stack([disc(radius) for radius in (6, 8, 10, 12)]).astype(int)
+    interpolate(labels, (0, 1, 3, 4), range(5), 2)
+    assert measured == [labels[1].sum(), labels[2].sum()]

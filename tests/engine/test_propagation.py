@@ -119,3 +119,9 @@ def test_auto_takes_what_predicts_held_out_clean_slices_better():
     found, scores = improve(task_of(unrelated, still, (0, 4, 8)), "auto")
     assert scores["interpolation"] == 1
     assert found == {} or scores["propagation"] == 1
+
+
+def test_a_volume_that_is_clean_throughout_is_not_registered(monkeypatch):
+    image, labels = moving_discs()
+    monkeypatch.setattr("napari_mlbseg.engine.propagation.SliceMotion", pytest.fail)
+    assert improve(task_of(image, labels, range(N)), "auto") == ({}, {})

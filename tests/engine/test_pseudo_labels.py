@@ -10,6 +10,7 @@ from napari_mlbseg.engine.pseudo_labels import (
     consistency_loss,
     ensemble,
     hard_labels,
+    most_likely,
     project_labels,
     teacher_loss,
 )
@@ -129,6 +130,11 @@ def test_hard_labels_are_the_most_likely_class():
     assert hard.dtype == probability.dtype
     assert torch.equal(hard.sum(1), torch.ones(2, SIDE, SIDE))
     assert torch.equal(hard.argmax(1), probability.argmax(1))
+
+
+def test_of_equal_classes_the_first_is_the_most_likely() -> None:
+    probability = torch.randint(0, 3, (3, 4, 20, 20), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(most_likely(probability), probability.argmax(1))
 
 
 def test_hard_labels_of_two_classes_are_the_threshold_at_one_half():

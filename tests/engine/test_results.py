@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_mlbseg.engine.results import RESULT_NAMES, MemoryResults, label_dtype, result_layout
+from napari_mlbseg.engine.results import RESULT_NAMES, ForgottenResults, MemoryResults, label_dtype, result_layout
 from napari_mlbseg.task import SegmentationTask, Volume
 
 
@@ -37,3 +37,15 @@ def test_results_in_memory_are_zero_at_first_and_their_own_for_each_volume():
     results["a"]["pseudo_labels"][2] = 9
     assert results["a"]["pseudo_labels"][2].all()
     assert not results["b"]["pseudo_labels"].any()
+
+
+def test_what_nobody_wants_is_forgotten():
+    kept = np.zeros((5, 6, 7), np.uint8)
+    results = ForgottenResults({"a": {"pseudo_labels": kept}})
+    for volume in ("a", "b"):
+        for name in RESULT_NAMES:
+            results[volume][name][2] = 1
+    assert kept[2].all()
+    assert not kept[1].any()
+    with pytest.raises(IndexError):
+        results["b"]["pseudo_labels"][2]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.shape_prior import ShapePrior, soft_labels, typical_reach
+from napari_mlbseg.engine.shape_prior import ShapePrior, soft_labels, typical_reach, with_fitting_prior
+from napari_mlbseg.task import Volume, resolve_task
 
 CPU = torch.device("cpu")
 
@@ -91,3 +92,36 @@ def test_soft_labels_are_probabilities_that_follow_the_labels() -> None:
     torch.testing.assert_close(soft.sum(1), torch.ones(1, 64, 64))
     assert (soft.argmax(1)[0].numpy() == labels).mean() > 0.99
     assert 0.4 < float(soft[0, 1, 32, 51]) < 0.8  # near the outline it is undecided
+
+
+def fitted(*clean: int, given: bool = False, **changes: object) -> TrainingConfig:
+    """The config of a training on volumes of ten slices, of which so many are clean each."""
+    volumes = []
+    for number, n in enumerate(clean):
+        labels = np.stack([disc(10, 32)] * 10)
+        known = labels if given and not n else None
+        volumes.append(Volume(str(number), labels.astype(np.float32), labels, np.arange(10) < n, known))
+    return with_fitting_prior(resolve_task(volumes, TrainingConfig(**changes))).config
+
+
+def test_a_prior_that_every_volume_has_is_left_as_it_is() -> None:
+    assert fitted(3, 2, prior_dropout=0.2) == TrainingConfig(prior_dropout=0.2)
+    assert fitted(3, 0, given=True) == TrainingConfig()
+
+
+def test_a_prior_is_withheld_as_often_as_it_will_be_missing() -> None:
+    config = fitted(4, 0, 0)
+    assert config.shape_prior
+    assert config.prior_dropout == pytest.approx(20 / 26)
+    assert fitted(4, 0, 0, prior_dropout=0.9).prior_dropout == 0.9
+    assert fitted(10, 4, 0).prior_dropout == pytest.approx(10 / 16), "slices that are clean need none"
+
+
+@pytest.mark.parametrize(
+    ("clean", "changes"),
+    [((10, 0), {}), ((1,), {}), ((10,), {}), ((3,), {"initial_labels": "network"})],
+    ids=["whole volumes teach others", "nothing to interpolate", "nothing to label", "by the network alone"],
+)
+def test_a_prior_that_is_nowhere_known_is_none(clean: tuple[int, ...], changes: dict[str, object]) -> None:
+    assert not fitted(*clean, **changes).shape_prior
+    assert not fitted(*clean, **changes, shape_prior=False).shape_prior

@@ -120,3 +120,10 @@ def test_padding_repeats_the_last_row_and_column():
     assert torch.equal(padded[..., 7, :7], x[..., 4, :])
     assert torch.equal(padded[..., :5, 7], x[..., 6])
     assert pad_to(x, 5, 7) is x
+
+
+@pytest.mark.parametrize(("n_volumes", "kept"), [(1, 96), (8, 96), (64, 16), (5000, 2)])
+def test_many_volumes_share_what_is_cached(n_volumes, kept):
+    store = SliceStore(volume(noise(100, 4, 4)), 0, CPU, n_volumes)
+    first = [store[z] for z in range(100)]
+    assert sum(store[z] is first[z] for z in reversed(range(100))) == kept

@@ -12,7 +12,17 @@ from napari_mlbseg.engine.checkpoint import load_model
 from napari_mlbseg.engine.predict import Predictor, predict, predict_volume
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
-from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Stage, is_terminal
+from napari_mlbseg.events import (
+    Cancelled,
+    Event,
+    Finished,
+    FinishReason,
+    Metrics,
+    Preview,
+    Progress,
+    Stage,
+    is_terminal,
+)
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume, resolve_task
 
 CLEAN = (2, 7, 12)
@@ -208,6 +218,67 @@ def test_network_labels_are_predicted_for_a_volume_without_clean_slices() -> Non
     sources = [e.values["initial_labels"] for e in events if isinstance(e, Metrics) and "initial_labels" in e.values]
     assert sources == ["network and propagation"]
     assert dice(results["second"]["pseudo_labels"] > 0, second.labels > 0) > 0.6
+
+
+def painted_and_unpainted() -> list[Volume]:
+    """A volume that is clean throughout and two without a clean slice, whose labels nobody may read."""
+    painted, *others = (stack(name, seed=seed) for seed, name in enumerate(("painted", "second", "third")))
+    unread = np.broadcast_to(np.uint8(0), painted.shape)
+    return [
+        Volume("painted", painted.image, painted.labels, np.ones(15, bool)),
+        *(Volume(volume.name, volume.image, unread, np.zeros(15, bool)) for volume in others),
+    ]
+
+
+@pytest.mark.parametrize("source", ["auto", "network"])
+def test_whole_volumes_teach_others_without_a_clean_slice(source: str, tmp_path: Path) -> None:
+    task = resolve_task(painted_and_unpainted(), config(initial_labels=source, bootstrap_steps=60, look_again=False))
+    run(task, save_to=tmp_path / "model.safetensors", only=())
+    fresh = stack("fresh", seed=9)
+    assert (
+        dice(predict_volume(tmp_path / "model.safetensors", fresh, "cpu")["pseudo_labels"] > 0, fresh.labels > 0) > 0.8
+    )
+
+
+def test_where_only_the_model_is_wanted_nothing_is_predicted_and_no_map_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_mlbseg.engine.weight_maps.WeightMaps.add", pytest.fail)
+    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, look_again=False))
+    results, events = run(task, only=())
+    assert {e.stage for e in events if isinstance(e, Preview)} == {Stage.INITIAL_LABELS}
+    assert isinstance(events[-1], Finished)
+    assert not results["second"]["probability"].any()
+
+
+def test_only_the_slices_that_are_wanted_are_predicted() -> None:
+    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, look_again=False))
+    results, events = run(task, only=[("second", 4), ("painted", 9)])
+    shown = {
+        (e.volume, z)
+        for e in events
+        if isinstance(e, Preview) and e.stage is not Stage.INITIAL_LABELS
+        for z in e.slices
+    }
+    assert shown == {("second", 4), ("painted", 9)}
+    for name, wanted in (("painted", 9), ("second", 4), ("third", None)):
+        for array in ("probability", "weight_initial"):
+            written = [z for z in range(15) if results[name][array][z].any()]
+            assert written == ([] if wanted is None else [wanted]), (name, array)
+
+
+def test_labelling_many_volumes_by_the_network_says_how_far_it_is_and_can_be_stopped() -> None:
+    task = resolve_task(painted_and_unpainted(), config(initial_labels="network", steps=5))
+    _, events = run(task)
+    assert [e.message for e in events if isinstance(e, Progress) and e.message.startswith("Initial labels: v")] == [
+        f"Initial labels: volume {n} of 3" for n in (1, 2, 3)
+    ]
+    seen: list[str] = []
+    results = MemoryResults(task)
+    for event in train(task, "cpu", results=results, stop=lambda: "Initial labels: volume 3 of 3" in seen):
+        seen.append(getattr(event, "message", ""))
+    assert isinstance(event, Cancelled)
+    assert event.steps == 3
+    assert results["second"]["initial_labels"].any()
+    assert not results["third"]["initial_labels"].any()
 
 
 def test_unrelated_slices_are_bootstrapped_by_the_network_alone() -> None:
