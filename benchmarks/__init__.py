@@ -1,1 +1,1 @@
-"""Benchmarks of accuracy and speed: ``python -m benchmarks.NAME``. Tests do not import them."""
+"""Benchmarks of accuracy and speed: ``python -m benchmarks.NAME``. The package does not import them."""
