@@ -1,1 +1,1 @@
-"""Benchmarks of accuracy and speed: ``python -m benchmarks.NAME``. Nothing else imports them but their tests."""
+"""Benchmarks of accuracy and speed: ``python -m benchmarks.NAME``. The package does not import them."""

@@ -99,29 +99,27 @@ class Learner:
     def weighted_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
         """Learn from unlabelled slices by the weights of their pixels, from their views, and from clean slices."""
         config = self.config
+        is_virtual = config.meta_gradient == "virtual"
         batch = self._in_views(unlabelled, views)
-        with self._autocast():
-            logits = self.student(batch.student).float()  # (V * B, K, H, W)
-        probability = logits.softmax(1)
-        with torch.no_grad():
-            taught = self._teacher_probability(batch.teacher)
-            y_p = self._pseudo_labels(probability.detach(), taught, views)
-        on_slice = ensemble(probability.chunk(len(views)), views)
-        steadying = config.consistency_weight * consistency_loss(on_slice, unlabelled.mask)
-        steadying = steadying + config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None])
-
-        if config.meta_gradient == "virtual":
+        taught = self._teacher_probability(batch.teacher)
+        if not is_virtual:
+            # before the student sees the batch, so that one graph of a backward pass is kept at a time and not two
+            clean_loss, clean_gradient = self._clean_gradient(clean)
+            tangent = self._tangent(batch, clean_gradient)
+        logits, probability = self._student_probability(batch.student)
+        y_p = self._pseudo_labels(probability.detach(), taught, views)
+        steadying = self._steadying(probability, taught, batch, unlabelled.mask, views)
+        if is_virtual:
             steadying_gradient = self._gradients(steadying, retain=True)
             _, direction = self._gradient_at_virtual(steadying_gradient, clean)
-            weights = self._weights(batch, y_p, direction)
-            weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
+            tangent = self._tangent(batch, direction)
+        weights = self._weights(tangent, batch, y_p)
+        weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
+        if is_virtual:
             self._step(_sum(steadying_gradient, self._gradients(weighted)))
             clean_loss, clean_gradient = self._clean_gradient(clean)
             self._step(clean_gradient)
         else:
-            clean_loss, clean_gradient = self._clean_gradient(clean)
-            weights = self._weights(batch, y_p, clean_gradient)
-            weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
             self._step(_sum(clean_gradient, self._gradients(weighted + steadying)))
         self.teacher.update(self.student)
         losses = {
@@ -148,9 +146,8 @@ class Learner:
     def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
         """Weights of slices as they are, without learning from them: for maps of slices that no step visited."""
         batch = self._in_views(unlabelled, [View()])
-        with torch.no_grad():
-            y_p = hard_labels(self._teacher_probability(batch.teacher))
-        return self._weights(batch, y_p, direction)
+        y_p = hard_labels(self._teacher_probability(batch.teacher))
+        return self._weights(self._tangent(batch, direction), batch, y_p)
 
     def tangent(self, x: Tensor, direction: Gradients) -> tuple[Tensor, Tensor]:
         """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each."""
@@ -205,15 +202,16 @@ class Learner:
         values = torch.autograd.grad(loss, list(virtual.values()), allow_unused=True, materialize_grads=True)
         return float(loss.detach()), dict(zip(virtual, values, strict=True))
 
-    def _weights(self, batch: _ViewBatch, y_p: Tensor, direction: Gradients) -> PixelWeights:
-        """w^n and w^p of all views, (V * B, H, W)."""
-        if self.config.weighting == "uniform":
+    def _tangent(self, batch: _ViewBatch, direction: Gradients) -> tuple[Tensor, Tensor] | None:
+        """Logits of all views and their derivative along a step in `direction`; None where no weights need them."""
+        return None if self.config.weighting == "uniform" else self.tangent(batch.student, direction)
+
+    def _weights(self, tangent: tuple[Tensor, Tensor] | None, batch: _ViewBatch, y_p: Tensor) -> PixelWeights:
+        """w^n and w^p of all views, (V * B, H, W), from what `_tangent` found; uniform ones without."""
+        if tangent is None:
             half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
             return PixelWeights(half, half, 1.0)
-        logits, tangent = self.tangent(batch.student, direction)
-        return normalised_weights(
-            alignment(logits, tangent, batch.initial), alignment(logits, tangent, y_p), batch.mask
-        )
+        return normalised_weights(alignment(*tangent, batch.initial), alignment(*tangent, y_p), batch.mask)
 
     def _in_views(self, batch: Batch, views: Sequence[View]) -> _ViewBatch:
         student = self._doubted(batch)
@@ -232,6 +230,21 @@ class Learner:
         mean = ensemble(source.chunk(len(views)), views).mean()
         return torch.cat(project_labels(hard_labels(mean), views))
 
+    def _steadying(
+        self, probability: Tensor, taught: Tensor, batch: _ViewBatch, mask: Tensor, views: Sequence[View]
+    ) -> Tensor:
+        """Loss of what the student says, by the other views on the slice, whose mask is `mask`, and by the teacher."""
+        on_slice = ensemble(probability.chunk(len(views)), views)
+        loss = self.config.consistency_weight * consistency_loss(on_slice, mask)
+        return loss + self.config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None])
+
+    def _student_probability(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits and probabilities, (V * B, K, H, W) each."""
+        with self._autocast():
+            logits = self.student(x).float()
+        return logits, logits.softmax(1)
+
+    @torch.no_grad()
     def _teacher_probability(self, x: Tensor) -> Tensor:
         noise = torch.randn(x.shape, generator=self._noise, device=x.device) * self.config.teacher_noise
         with self._autocast():
