@@ -131,11 +131,12 @@ class TrainingConfig(BaseModel):
         le=100,
     )
     initial_share: float = _field(
-        0.5,
+        1.0,
         "Initial labels",
-        "Share that interpolated or propagated labels keep in what is shown, soft at their outline; 0: none.",
+        "Share that interpolated or propagated labels keep in what is shown right beside a clean slice; it falls with "
+        "the distance to the nearest one, to half at a fifth of the structure's radius. 0: none.",
         ge=0,
-        lt=1,
+        le=1,
     )
     bootstrap_steps: int | None = _field(
         None, "Initial labels", "Steps of the bootstrap on clean slices. Empty: by its share of the time.", ge=0

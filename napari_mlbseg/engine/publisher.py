@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
-from napari_mlbseg.engine.shape_prior import soft_labels
+from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
@@ -234,18 +235,27 @@ class Publisher:
     def _predicted(self, predictor: Predictor, number: int, slices: Sequence[int]) -> _Predicted:
         """Probability and agreement of slices; labels from the volume's own clean slices keep a share of the say.
 
-        They are one more, independent opinion: where the network errs, they mostly do not, and the other way round.
+        They are one more, independent opinion: where the network errs, they mostly do not, and the other way round. And
+        they err the more the farther away the nearest clean slice is, which the network does not.
         """
         probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
         network = most_likely(probability)
         known = [self._pool.initial_slice((number, z)) for z in slices]
         doubt = self._doubt(number, slices, probability, known)
-        share = self.task.config.initial_share
-        if share and self._pool.anchored[number]:
+        if self.task.config.initial_share and self._pool.anchored[number]:
             priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
             soft = soft_labels(torch.stack(priors).to(probability.device))
-            probability = (1 - share) * probability + share * soft
+            share = torch.tensor([self._initial_share(number, z) for z in slices], dtype=soft.dtype, device=soft.device)
+            probability = torch.lerp(probability, soft, share[:, None, None, None])
         return _Predicted(probability, agreement, network, doubt, len(predictor.views))
+
+    def _initial_share(self, number: int, z: int) -> float:
+        """Share of the initial labels in what is shown of a slice."""
+        volume = self.task.volumes[number]
+        across, *in_plane = volume.spacing
+        nearest = min(abs(z - clean) for clean in volume.clean_slices)
+        pixels = nearest * across / math.sqrt(math.prod(in_plane))
+        return self.task.config.initial_share * trust_at(pixels, self._pool.prior.reach)
 
     def _doubt(
         self, number: int, slices: Sequence[int], probability: Tensor, known: Sequence[np.ndarray | None]

@@ -20,7 +20,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import is_known_beforehand, signed_distance
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["ShapePrior", "soft_labels", "typical_reach", "with_fitting_prior"]
+__all__ = ["ShapePrior", "soft_labels", "trust_at", "typical_reach", "with_fitting_prior"]
 
 _LIMIT = 3.0  # distances are cut off at this many reaches
 _SOFTNESS = 0.35  # of an outline, in reaches
@@ -60,6 +60,21 @@ def soft_labels(prior: Tensor) -> Tensor:
     """Class probabilities of prior channels, (B, K - 1, Y, X) -> (B, K, Y, X): a half on an outline, soft beside it."""
     logits = torch.cat([torch.zeros_like(prior[:, :1]), prior / _SOFTNESS], 1)
     return logits.softmax(1)
+
+
+def trust_at(distance: float, reach: float) -> float:
+    """How far labels carried from clean slices can be trusted, 1 on a clean slice and a half `reach` away from it.
+
+    As errors that grow with the distance are weighed against those of a network, which do not: by their squares.
+
+    Parameters
+    ----------
+    distance : float
+        To the nearest clean slice, in pixels.
+    reach : float
+        See `typical_reach`.
+    """
+    return 1 / (1 + (distance / reach) ** 2)
 
 
 class ShapePrior:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.shape_prior import ShapePrior, soft_labels, typical_reach, with_fitting_prior
+from napari_mlbseg.engine.shape_prior import ShapePrior, soft_labels, trust_at, typical_reach, with_fitting_prior
 from napari_mlbseg.task import Volume, resolve_task
 
 CPU = torch.device("cpu")
@@ -27,6 +27,11 @@ def test_reach_is_a_fifth_of_the_radius() -> None:
 
 def test_reach_is_bounded_for_specks_and_for_nothing() -> None:
     assert typical_reach([]) == typical_reach([disc(1)]) == 2.0
+
+
+def test_carried_labels_are_trusted_less_with_the_distance() -> None:
+    trust = [trust_at(distance, reach=4.0) for distance in (0, 2, 4, 12)]
+    assert trust == [1.0, 0.8, 0.5, 0.1]
 
 
 def test_prior_is_positive_inside_and_negative_outside_in_units_of_reach() -> None:

@@ -334,6 +334,16 @@ def test_the_paper_preset_trains() -> None:
     assert isinstance(events[-1], Finished)
 
 
+@pytest.mark.parametrize(("thickness", "follows"), [(0.5, True), (100.0, False)])
+def test_initial_labels_have_their_say_near_clean_slices(thickness: float, follows: bool) -> None:
+    volume = replace(stack(), spacing=(thickness, 1.0, 1.0))
+    results, _ = run(resolve_task([volume], config(bootstrap_steps=1, steps=0)))  # the network knows nothing yet
+    beside = [z for z in volume.unlabelled_slices if z - 1 in volume.clean_slices or z + 1 in volume.clean_slices]
+    shown, initial = (results["stack"][name][beside] > 0 for name in ("pseudo_labels", "initial_labels"))
+    assert initial.any()
+    assert (dice(shown, initial) > 0.95) == follows
+
+
 def test_a_warm_start_goes_on_from_the_model(tmp_path: Path) -> None:
     volume = stack()
     run(resolve_task([volume], config(bootstrap_steps=60)), save_to=tmp_path / "model.safetensors")
