@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-import torch
+
+from tests.threads import one_thread  # noqa: F401
 
 MakeCases = Callable[..., Path]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are computed faster by one thread than shared among many."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ball(seed: int) -> tuple[np.ndarray, np.ndarray]:
