@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
@@ -33,9 +32,6 @@ from napari_mlbseg.session.storage import SUFFIX, SessionFolder
 from napari_mlbseg.session.suggest import Suggestion
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.task import SegmentationTask, resolve_task
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["SegmentationSession", "SessionState"]
 
