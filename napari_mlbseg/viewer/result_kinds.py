@@ -131,12 +131,12 @@ RESULT_KINDS = (
         key="initial_doubt",
         layer_name="initial doubt",
         words="Doubt in the initial labels",
-        help="Bright where the model, which learnt from your clean slices, holds the initial label to be wrong, from 0 "
-        "to 1. Of all maps this one finds most wrong initial labels. Dark on clean slices.",
+        help="Bright where the model, which learnt from your clean slices, holds the initial label to be wrong; dark "
+        "where it finds it likelier than not, and on clean slices. It finds more wrong labels than the weights do.",
         arrays=("initial_doubt",),
         carries_over=False,
         reader=lambda arrays: as_is(arrays["initial_doubt"]),
-        options=_map(_EMBER, (0.0, 1.0)),
+        options=_map(_EMBER, (0.5, 1.0)),
     ),
     ResultKind(
         key="label_doubt",

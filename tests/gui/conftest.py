@@ -121,6 +121,16 @@ def open_dock(qtbot, make_napari_viewer) -> Callable:
 
 
 @pytest.fixture
+def heart(open_dock, make_napari_viewer, image):
+    """A visible viewer with an image, a new annotation and the dock: (viewer, dock, annotation)."""
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    _, dock = open_dock(viewer)
+    dock.data.volume_rows[0].new.click()
+    return viewer, dock, viewer.layers["heart annotation"]
+
+
+@pytest.fixture
 def wait_for(qtbot) -> Callable:
     """Run the event loop until something is true."""
 
