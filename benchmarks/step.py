@@ -14,7 +14,7 @@ What is measured, ``--parts``:
 - ``weights``: what the weights of the batch cost, from its views and labels to both maps. In ours the student's pass is
   included, as the reference makes one for this purpose, and so is the gradient on the clean slices, though ``standard``
   shares it with the supervised step.
-- ``tangent``: that gradient given, the one forward-mode pass and the weights from it. The reference has none.
+- ``tangent``: that gradient given, the derivative of the logits and the weights from it. The reference has none.
 
 Every measurement is a process of its own, the methods in turn, so that a busy machine slows all alike; ``--repeats``
 turns of ``--iterations`` each after one that does not count. Seconds of the CPU are noted beside those of the clock:

@@ -164,6 +164,12 @@ class TrainingConfig(BaseModel):
         "Where the clean gradient is taken: at the 'virtual' step theta' (the paper), or at theta, 'shared' with the "
         "supervised step (one backward pass less; an approximation).",
     )
+    tangent: Literal["exact", "difference"] = _field(
+        "difference",
+        "Weights",
+        "How every pixel's derivative along the clean gradient is found: 'exact', in forward mode, or by the "
+        "'difference' of two passes, which takes a third of the time and differs by a few thousandths.",
+    )
 
     pseudo_labels_from: Literal["student", "teacher"] = _field(
         "teacher",
@@ -289,6 +295,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shape_prior": False,
         "initial_share": 0.0,
         "meta_gradient": "virtual",
+        "tangent": "exact",
         "pseudo_labels_from": "student",
         "supervised_loss": "ce",
         "optimiser": "sgd",

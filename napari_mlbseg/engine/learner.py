@@ -17,6 +17,7 @@ from napari_mlbseg.engine.losses import pixel_cross_entropy, supervised_loss
 from napari_mlbseg.engine.pixel_weights import (
     PixelWeights,
     alignment,
+    logit_difference,
     logit_tangent,
     normalised_weights,
     virtual_parameters,
@@ -104,23 +105,21 @@ class Learner:
         taught = self._teacher_probability(batch.teacher)
         if not is_virtual:
             # before the student sees the batch, so that one graph of a backward pass is kept at a time and not two
-            clean_loss, clean_gradient = self._clean_gradient(clean)
-            tangent = self._tangent(batch, clean_gradient)
+            clean_loss, direction = self._clean_gradient(clean)
         logits, probability = self._student_probability(batch.student)
         y_p = self._pseudo_labels(probability.detach(), taught, views)
         steadying = self._steadying(probability, taught, batch, unlabelled.mask, views)
         if is_virtual:
             steadying_gradient = self._gradients(steadying, retain=True)
             _, direction = self._gradient_at_virtual(steadying_gradient, clean)
-            tangent = self._tangent(batch, direction)
-        weights = self._weights(tangent, batch, y_p)
+        weights = self._weights(self._tangent(batch, direction, logits.detach()), batch, y_p)
         weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
         if is_virtual:
             self._step(_sum(steadying_gradient, self._gradients(weighted)))
             clean_loss, clean_gradient = self._clean_gradient(clean)
             self._step(clean_gradient)
         else:
-            self._step(_sum(clean_gradient, self._gradients(weighted + steadying)))
+            self._step(_sum(direction, self._gradients(weighted + steadying)))
         self.teacher.update(self.student)
         losses = {
             "clean": clean_loss,
@@ -149,9 +148,16 @@ class Learner:
         y_p = hard_labels(self._teacher_probability(batch.teacher))
         return self._weights(self._tangent(batch, direction), batch, y_p)
 
-    def tangent(self, x: Tensor, direction: Gradients) -> tuple[Tensor, Tensor]:
-        """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each."""
-        return logit_tangent(self.student, self.parameters, x, self._as_step(direction))
+    def tangent(self, x: Tensor, direction: Gradients, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each.
+
+        `logits` are the student's, where they are known: they may save a pass.
+        """
+        along = self._as_step(direction)
+        if self.config.tangent == "exact":
+            return logit_tangent(self.student, self.parameters, x, along)
+        known = None if self._is_half_precision else logits
+        return logit_difference(self.student, self.parameters, x, along, known)
 
     def after_step(self, x: Tensor, direction: Gradients) -> Tensor:
         """Probabilities (B, K, H, W) of what the network sees, `x`, after a virtual step along `direction`.
@@ -202,9 +208,14 @@ class Learner:
         values = torch.autograd.grad(loss, list(virtual.values()), allow_unused=True, materialize_grads=True)
         return float(loss.detach()), dict(zip(virtual, values, strict=True))
 
-    def _tangent(self, batch: _ViewBatch, direction: Gradients) -> tuple[Tensor, Tensor] | None:
-        """Logits of all views and their derivative along a step in `direction`; None where no weights need them."""
-        return None if self.config.weighting == "uniform" else self.tangent(batch.student, direction)
+    def _tangent(
+        self, batch: _ViewBatch, direction: Gradients, logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Logits of all views and their derivative along a step in `direction`; None where no weights need them.
+
+        `logits` are the student's, where they are known.
+        """
+        return None if self.config.weighting == "uniform" else self.tangent(batch.student, direction, logits)
 
     def _weights(self, tangent: tuple[Tensor, Tensor] | None, batch: _ViewBatch, y_p: Tensor) -> PixelWeights:
         """w^n and w^p of all views, (V * B, H, W), from what `_tangent` found; uniform ones without."""
@@ -278,8 +289,11 @@ class Learner:
         self._optimiser.zero_grad()
 
     def _autocast(self) -> torch.autocast:
-        on = self.config.mixed_precision and self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_half_precision)
+
+    @property
+    def _is_half_precision(self) -> bool:
+        return self.config.mixed_precision and self.device.type == "cuda"
 
 
 def _build_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-r"""The meta step: how far each pixel's initial label and pseudo-label are trusted, from one forward-mode pass.
+r"""The meta step: how far each pixel's initial label and pseudo-label are trusted, from one derivative of the logits.
 
 A virtual step of gradient descent in which every pixel's loss has a coefficient :math:`\epsilon_i` is linear in them,
 
@@ -13,19 +13,35 @@ the derivative of pixel i's loss along v: one Jacobian-vector product gives it f
 with no graph of a graph. For the cross-entropy of logits z with labels y it is
 :math:`\sum_c (\mathrm{softmax}(z)_c - y_c) \, \dot z_c`, where :math:`\dot z = J_z v` serves both y^n and y^p.
 
-Source: Wei et al., MICCAI 2023 (MLB-Seg), section 2.2; Ren et al., ICML 2018, for the virtual step.
+Forward mode costs about three passes. The difference of two, :math:`(z(\theta) - z(\theta - h v)) / h`, costs one where
+z is known already, and the memory of a prediction. The weights differ by a few thousandths.
+
+Source: Wei et al., MICCAI 2023 (MLB-Seg), section 2.2; Ren et al., ICML 2018, for the virtual step; Liu et al., ICLR
+2019 (DARTS), section 2.3, for a derivative along a gradient by differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-__all__ = ["PixelWeights", "alignment", "logit_tangent", "normalised_weights", "virtual_parameters"]
+__all__ = [
+    "PixelWeights",
+    "alignment",
+    "logit_difference",
+    "logit_tangent",
+    "normalised_weights",
+    "virtual_parameters",
+]
+
+#: Length of the step of a difference, in lengths of the parameters: longer ones bend, shorter ones drown in rounding.
+_STEP = 1e-5
 
 
 class PixelWeights(NamedTuple):
@@ -81,16 +97,59 @@ def logit_tangent(
     """
     plain = {name: value.detach() for name, value in parameters.items()}
     along = {name: direction[name].detach() for name in plain}
-
-    def logits(p: dict[str, Tensor]) -> Tensor:
-        # copied in here: what is changed in place (running statistics) must have been made under the transform
-        buffers = {name: value.detach().clone() for name, value in network.named_buffers()}
-        return functional_call(network, (p, buffers), (x,))
-
-    # no_grad stops the reverse mode's activations from being kept; it does not stop tangents
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        outputs = jvp(logits, (plain,), (along,))
+    with _in_full_precision(x.device):
+        outputs = jvp(lambda p: _logits_at(network, p, x), (plain,), (along,))
     return outputs[0], outputs[1]
+
+
+def logit_difference(
+    network: nn.Module,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    direction: Mapping[str, Tensor],
+    logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `logit_tangent`, by the difference of two passes: quicker, and right to about half a percent.
+
+    Parameters
+    ----------
+    network, parameters, x, direction
+        As in `logit_tangent`.
+    logits : Tensor, (B, K, H, W), optional
+        The network's, where they are known in full precision: a pass less.
+    """
+    with _in_full_precision(x.device):
+        if logits is None:
+            logits = _logits_at(network, {name: value.detach() for name, value in parameters.items()}, x)
+        length = _length(direction)
+        if not (math.isfinite(length) and length > 0):
+            return logits, torch.zeros_like(logits)
+        step = _STEP * _length(parameters) / length
+        moved = {name: value.detach() - step * direction[name] for name, value in parameters.items()}
+        return logits, (logits - _logits_at(network, moved, x)) / step
+
+
+def _logits_at(network: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    # copied in here: what is changed in place (running statistics) must have been made under forward mode's transform
+    buffers = {name: value.detach().clone() for name, value in network.named_buffers()}
+    return functional_call(network, (parameters, buffers), (x,))
+
+
+@contextmanager
+def _in_full_precision(device: torch.device) -> Iterator[None]:
+    """Neither half precision nor CUDA's TF32, in whose rounding a difference would drown, and no graph is kept.
+
+    `torch.no_grad` stops the reverse mode's activations from being kept; it does not stop tangents.
+    """
+    cudnn = torch.backends.cudnn
+    flags = cudnn.flags(True, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), flags:
+        yield
+
+
+def _length(values: Mapping[str, Tensor]) -> float:
+    """Euclidean length of all values together."""
+    return float(torch.stack([value.detach().square().sum() for value in values.values()]).sum().sqrt())
 
 
 def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:

@@ -9,8 +9,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.losses import pixel_cross_entropy, supervised_loss
-from napari_mlbseg.engine.pixel_weights import alignment, logit_tangent, normalised_weights, virtual_parameters
+from napari_mlbseg.engine.networks import build_network
+from napari_mlbseg.engine.pixel_weights import (
+    alignment,
+    logit_difference,
+    logit_tangent,
+    normalised_weights,
+    virtual_parameters,
+)
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 SIZE = 7  # rows and columns
@@ -174,10 +182,11 @@ def batch_norm() -> nn.Module:
     return nn.Sequential(*layers).double().train()
 
 
-def test_running_statistics_are_left_as_they_are(batch_norm):
+@pytest.mark.parametrize("find", [logit_tangent, logit_difference])
+def test_running_statistics_are_left_as_they_are(batch_norm, find):
     before = copy.deepcopy(dict(batch_norm.named_buffers()))
     parameters = dict(batch_norm.named_parameters())
-    logit_tangent(batch_norm, parameters, torch.randn(2, 1, 8, 8, dtype=torch.float64), parameters)
+    find(batch_norm, parameters, torch.randn(2, 1, 8, 8, dtype=torch.float64), parameters)
     for name, value in batch_norm.named_buffers():
         assert torch.equal(value, before[name]), name
 
@@ -194,10 +203,44 @@ def test_the_tangent_goes_through_the_statistics_of_the_batch(batch_norm):
     torch.testing.assert_close(tangent, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
 
 
-def test_no_graph_is_kept():
-    logits, tangent = Case(2).tangent()
+@pytest.mark.parametrize("find", [logit_tangent, logit_difference])
+def test_no_graph_is_kept(find):
+    case = Case(2)
+    logits, tangent = find(case.network, case.parameters, case.x, case.direction())
     assert not logits.requires_grad
     assert not tangent.requires_grad
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6], ids="direction x {:g}".format)
+@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
+def test_a_difference_is_close_to_the_derivative_in_single_precision(preset, scale):
+    config = TrainingConfig.from_preset(preset, features="4,8,16", shape_prior=False)
+    network = build_network(config, 1, 2).train()
+    parameters = dict(network.named_parameters())
+    side = torch.linspace(-1, 1, 32)
+    disc = ((side[:, None] ** 2 + side**2) < 0.3).float().expand(4, 1, 32, 32)
+    x, clean = disc + 0.5 * torch.randn(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.cat([1 - disc, disc], 1)
+    optimiser = torch.optim.AdamW(parameters.values(), 2e-3)
+    for _ in range(15):  # a network that has learnt nothing yet is so steep that differences bend
+        loss = supervised_loss(network(clean), labels, torch.ones_like(disc), "dice_ce")
+        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        for parameter, value in zip(parameters.values(), values, strict=True):
+            parameter.grad = value
+        optimiser.step()
+    direction = {name: scale * value for name, value in zip(parameters, values, strict=True)}
+    logits, exact = logit_tangent(network, parameters, x, direction)
+    assert exact.abs().max() > 0
+    for known in (None, logits):
+        _, found = logit_difference(network, parameters, x, direction, known)
+        assert (found - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_without_a_direction_nothing_moves(value):
+    case = Case(2)
+    nowhere = {name: torch.full_like(p, value) for name, p in case.parameters.items()}
+    assert not logit_difference(case.network, case.parameters, case.x, nowhere)[1].any()
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.01), (0.0, 0.01)])
