@@ -1,4 +1,7 @@
-"""Results of a training as napari layers: made once a volume, then updated in place, round after round."""
+"""Results of a training as napari layers: made once a volume, then updated in place, round after round.
+
+Pseudo-labels and weight maps become layers by themselves, all else once it is ticked.
+"""
 
 from __future__ import annotations
 
@@ -143,13 +146,13 @@ class ResultLayers:
         ----------
         new_layers : int, optional
             Layers that may be made in this call; the others wait for the next. Making one takes napari tenths of a
-            second, and six at once would be felt. By default all of them.
+            second, and several at once would be felt. By default all of them.
         """
         for kind in RESULT_KINDS:
             for name, target in self._targets.items():
                 if (name, kind.key) not in self._stale:
                     continue
-                is_new = kind.key not in target.layers
+                is_new = kind.at_once and kind.key not in target.layers
                 if is_new and new_layers is not None:
                     if not new_layers:
                         continue
@@ -190,7 +193,7 @@ class ResultLayers:
         return any(kind.key in target.readers for target in self._targets.values())
 
     def set_visible(self, key: str, visible: bool) -> None:
-        """Show or hide a kind of result of every volume; a layer that was deleted comes back when shown."""
+        """Show or hide a kind of result of every volume; a layer that is not there is made when it is to be shown."""
         kind = _kind(key)
         for name, target in self._targets.items():
             if visible and key not in target.layers and key in target.readers:
@@ -204,6 +207,7 @@ class ResultLayers:
             self._open(name, target, kind)
             fresh = self._fresh_reader(target, kind)
             shown = target.layers.get(kind.key)
+            is_wanted = kind.at_once or shown is not None
             if shown is not None and _fits(shown, fresh):
                 fresh = shown.data
                 fresh.read_from(target.sources[kind.key])
@@ -211,7 +215,7 @@ class ResultLayers:
             elif shown is not None:
                 self._remove(target, kind.key)
             target.readers[kind.key] = fresh
-            if kind.key not in target.layers:
+            if is_wanted and kind.key not in target.layers:
                 self._insert(name, target, kind, fresh)
             self.changed.emit()
         layer = target.layers.get(kind.key)

@@ -48,6 +48,9 @@ class ResultKind:
     options : mapping
         How the layer looks at first; a labels layer has no colormap here, it takes the annotation's.
     is_labels : bool
+    at_once : bool
+        Whether its layer is made as soon as there is something to show; the others when they are ticked. Making a layer
+        takes napari a tenth of a second or more, and many push the image out of the layer list.
     carries_over : bool
         Whether slices that a round has not written yet are shown as the round before left them.
     """
@@ -60,6 +63,7 @@ class ResultKind:
     reader: Callable[[Mapping[str, Any]], Reader]
     options: Mapping[str, Any] = field(default_factory=dict)
     is_labels: bool = False
+    at_once: bool = False
     carries_over: bool = True
 
 
@@ -77,6 +81,7 @@ RESULT_KINDS = (
         reader=lambda arrays: as_is(arrays["pseudo_labels"]),
         options={"opacity": 0.45, "visible": True},
         is_labels=True,
+        at_once=True,
     ),
     ResultKind(
         key="initial_labels",
@@ -106,6 +111,7 @@ RESULT_KINDS = (
         arrays=("weight_initial",),
         reader=lambda arrays: as_is(arrays["weight_initial"]),
         options=_map("inferno", WEIGHT_LIMITS),
+        at_once=True,
     ),
     ResultKind(
         key="weight_pseudo",
@@ -116,6 +122,7 @@ RESULT_KINDS = (
         arrays=("weight_pseudo",),
         reader=lambda arrays: as_is(arrays["weight_pseudo"]),
         options=_map("inferno", WEIGHT_LIMITS),
+        at_once=True,
     ),
     ResultKind(
         key="preference",

@@ -47,6 +47,12 @@ def n_results(viewer):
     return sum(METADATA_KEY in layer.metadata for layer in viewer.layers)
 
 
+def tick_all(dock):
+    for box in dock.results.boxes.values():
+        if box.isEnabled() and not box.isChecked():
+            box.click()
+
+
 def test_layers_come_with_the_first_preview_beneath_the_annotation(trained, wait_for):
     viewer, dock, job = trained()
     job.write("heart", (8,), pseudo_labels=3)
@@ -70,9 +76,11 @@ def test_results_carry_the_transform_the_units_and_the_axis_labels(trained, wait
         "axis_labels": ("z", "y", "x"),
         "affine": np.array([[1, 0, 0, 4], [0, 0, 1, 5], [0, -1, 0, 6], [0, 0, 0, 1]], dtype=float),
     }
-    viewer, _dock, job = trained(**transform)
+    viewer, dock, job = trained(**transform)
     job.write("heart", (3,), **ALL)
-    wait_for(lambda: n_results(viewer) == 6)
+    wait_for(lambda: n_results(viewer) == 3)
+    tick_all(dock)
+    assert n_results(viewer) == 6
     source = viewer.layers["heart"]
     for layer in viewer.layers:
         assert np.array_equal(layer.data_to_world((1, 2, 3)), source.data_to_world((1, 2, 3)))
@@ -128,18 +136,18 @@ def test_the_view_is_redrawn(trained, wait_for):
 
 
 def test_weights_share_their_limits_and_preference_is_signed(trained, wait_for):
-    viewer, _dock, job = trained()
+    viewer, dock, job = trained()
     job.write("heart", (8,), **ALL)
-    wait_for(lambda: n_results(viewer) == 6)
+    wait_for(lambda: n_results(viewer) == 3)
+    dock.results.boxes["preference"].click()
     initial, pseudo = result(viewer, "weight_initial"), result(viewer, "weight_pseudo")
     assert initial.contrast_limits == pseudo.contrast_limits
     assert initial.blending == pseudo.blending == "additive"
     preference = result(viewer, "preference")
     assert preference.data[8] == pytest.approx(0.5)  # (1.5 - 0.5) / (1.5 + 0.5)
     assert preference.data[0] == pytest.approx(0)  # no weight at all: neither
-    assert [layer.name for layer in viewer.layers if layer.visible and METADATA_KEY in layer.metadata] == [
-        "heart pseudo-labels"
-    ]
+    shown = {layer.name for layer in viewer.layers if layer.visible and METADATA_KEY in layer.metadata}
+    assert shown == {"heart pseudo-labels", "heart preference"}
 
 
 def test_label_numbers_and_colours_are_the_users(trained, wait_for):
@@ -156,7 +164,7 @@ def test_results_cannot_be_painted_and_the_annotation_stays_byte_identical(train
     before = hashlib.sha256(annotation.data.tobytes()).hexdigest()
     array = annotation.data
     job.write("heart", (3, 8), **ALL)
-    wait_for(lambda: n_results(viewer) == 6)
+    wait_for(lambda: n_results(viewer) == 3)
     shown = result(viewer, "pseudo_labels")
     viewer.dims.ndisplay = 3
     viewer.dims.ndisplay = 2
@@ -187,7 +195,7 @@ def test_a_deleted_result_comes_back_when_ticked(trained, wait_for):
 def test_checkboxes_follow_the_eye_of_the_layer_list(trained, wait_for):
     viewer, dock, job = trained()
     job.write("heart", (8,), **ALL)
-    wait_for(lambda: n_results(viewer) == 6)
+    wait_for(lambda: n_results(viewer) == 3)
     dock.results.boxes["weight_pseudo"].click()
     assert result(viewer, "weight_pseudo").visible
     result(viewer, "weight_pseudo").visible = False
@@ -257,4 +265,29 @@ def test_several_new_layers_are_made_one_at_a_tick_so_that_the_window_stays_aliv
     for _ in range(8):
         dock.controller._on_tick()
         seen.append(n_results(viewer))
-    assert seen == [1, 2, 3, 4, 5, 6, 6, 6]
+    assert seen == [1, 2, 3, 3, 3, 3, 3, 3]
+
+
+def test_other_results_become_layers_once_they_are_ticked(trained, wait_for):
+    viewer, dock, job = trained()
+    job.write("heart", (8,), **ALL)
+    wait_for(lambda: n_results(viewer) == 3)
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["heart", "heart pseudo-labels", "heart weights wⁿ", "heart weights wᵖ", "heart annotation"]
+    boxes = dock.results.boxes
+    assert boxes["probability"].isEnabled(), "there is something to show"
+    assert not boxes["probability"].isChecked()
+    assert not boxes["label_doubt"].isEnabled()
+    boxes["probability"].click()
+    shown = result(viewer, "probability")
+    assert shown.visible
+    assert shown.data[8].max() == pytest.approx(0.5)
+    assert viewer.layers.selection.active.name == "heart annotation"
+    boxes["probability"].click()
+    assert not shown.visible
+    job.say(DONE)
+    wait_for(lambda: dock.train.button.text() == "&Train")
+    dock.train.button.click()
+    dock.controller.session.current_round.job.write("heart", (8,), **{**ALL, "probability": 0.75})
+    wait_for(lambda: shown.data[8].max() == 0.75)
+    assert n_results(viewer) == 4, "those that were made are updated, no other is"

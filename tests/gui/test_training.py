@@ -52,6 +52,10 @@ def atrium(open_dock, make_napari_viewer):
     return viewer, dock, phantom, clean
 
 
+def shown_results(viewer):
+    return {layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata}
+
+
 def dice(found, truth):
     return 2 * (found & truth).sum() / max(1, found.sum() + truth.sum())
 
@@ -79,10 +83,13 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
     assert dock.train.complaint.text() == ""
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
     wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
-    wait_for(lambda: "atrium look again" in viewer.layers, 20)  # layers are made one at a tick
+    wait_for(lambda: dock.results.boxes["label_doubt"].isEnabled(), 20)
     assert dock.train.complaint.text() == ""
 
-    shown = {layer.metadata[METADATA_KEY]["result"]: layer for layer in viewer.layers if METADATA_KEY in layer.metadata}
+    assert set(shown_results(viewer)) == {"pseudo_labels", "weight_initial", "weight_pseudo"}
+    for key in ("initial_labels", "probability", "preference", "initial_doubt", "label_doubt"):
+        dock.results.boxes[key].click()
+    shown = shown_results(viewer)
     assert set(shown) == {
         "pseudo_labels", "initial_labels", "probability", "weight_initial", "weight_pseudo", "preference",
         "initial_doubt", "label_doubt",
