@@ -22,32 +22,29 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from napari_mlbseg import __version__, events
+from napari_mlbseg.cli_cluster import add_cluster_options, cluster_facts, cluster_option
 from napari_mlbseg.cli_inputs import (
     SOURCES,
     InputError,
-    device_option,
     slice_axis_option,
     slice_numbers,
     trained_round,
-    trained_slice_axis,
     training_config,
     training_volumes,
     writable_folder,
 )
+from napari_mlbseg.cli_predict import predict as predict_images
 from napari_mlbseg.cli_session import Watchable, add_session_parser
 from napari_mlbseg.config import PRESETS, Device, TrainingConfig
 from napari_mlbseg.engine.metrics import compare_labels
 from napari_mlbseg.io.files import SUFFIXES, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.io.volumes import (
-    PREDICTED_FILES,
     TRAINED_FILES,
     FileVolume,
-    load_volume,
     write_job_results,
     write_report,
 )
-from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask, resolve_task
 
@@ -76,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, start: float) -> int:
-    config, initial_files = training_config(options)
+    cluster = cluster_option(options)
+    config, initial_files = training_config(options, cluster, cluster_facts(cluster).has_gpu if cluster else None)
     out = writable_folder(options.out)
     previous = None if options.resume is None else trained_round(options.resume, out)
     volumes = training_volumes(options, initial_files)
@@ -97,33 +95,6 @@ def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTas
     around = time.monotonic() - start + _SECONDS_TO_WRITE * voxels * (4 + task.n_classes)
     config = task.config.updated(time_budget=max(_LEAST_BUDGET, budget - around))
     return SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=config)
-
-
-# -- predict -----------------------------------------------------------------------------------------------------
-
-
-def _predict(options: argparse.Namespace, start: float) -> int:
-    out = writable_folder(options.out)
-    trained = trained_round(options.round, out)
-    model = json.loads(JobFolder(trained).model_info_file.read_text(encoding="utf-8"))
-    config = TrainingConfig.parse(model["config"]).updated(device=device_option(options.device))
-    slice_axis = options.slice_axis if options.slice_axis != "auto" else trained_slice_axis(trained)
-    volumes = [load_volume(image, slice_axis=slice_axis_option(slice_axis)) for image in options.images]
-    names = [volume.volume.name for volume in volumes]
-    if len(set(names)) < len(names):
-        raise InputError(f"Two images have the same name ({', '.join(sorted(names))}): rename one of them.")
-    channels = model["image_channels"]
-    for volume in volumes:
-        if volume.volume.n_channels != channels:
-            raise InputError(
-                f"'{volume.volume.name}' has {volume.volume.n_channels} channels but the model was trained on "
-                f"{channels}: give images of the same kind."
-            )
-    task = SegmentationTask(
-        volumes=tuple(volume.volume for volume in volumes), class_values=tuple(model["class_values"]), config=config
-    )
-    job = LocalJob.create(out, task, kind="predict", previous=trained)
-    return _run(job, volumes, PREDICTED_FILES, slice_axis=slice_axis)
 
 
 # -- a job -------------------------------------------------------------------------------------------------------
@@ -235,14 +206,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", metavar="N", help=_help_of("seed"))
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other parameter")
     train.add_argument("--resume", metavar="ROUND_DIR", help="start from the model of an earlier training")
+    add_cluster_options(train)
 
     predict = commands.add_parser("predict", help="segment images with a trained model")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=lambda options, start: predict_images(options, _run))
     predict.add_argument("round", metavar="ROUND_DIR", help="folder of the training")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image file, folder of images, or CSV file with a column 'image'"
+    )
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     _add_slice_axis(predict)
     _add_device(predict)
+    add_cluster_options(predict)
 
     evaluate = commands.add_parser("evaluate", help="Dice, Jaccard, HD95 and ASD of each class, as JSON")
     evaluate.set_defaults(run=_evaluate)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from napari_mlbseg.config import Device, InitialLabelSource, TrainingConfig
-from napari_mlbseg.io.files import SUFFIXES, has_known_suffix
+from napari_mlbseg.io.files import has_known_suffix
+from napari_mlbseg.io.study import name_of
 from napari_mlbseg.io.volumes import FileVolume, load_volume
 from napari_mlbseg.jobs.devices import check_device
 from napari_mlbseg.jobs.folder import JobFolder
@@ -39,8 +40,18 @@ class InputError(ValueError):
     """The input does not fit; the message is one sentence that says what to do."""
 
 
-def training_config(options: argparse.Namespace) -> tuple[TrainingConfig, list[str]]:
-    """The config that the options describe, and the files of initial labels."""
+def training_config(
+    options: argparse.Namespace, cluster: str = "", cluster_has_gpu: bool | None = None
+) -> tuple[TrainingConfig, list[str]]:
+    """The config that the options describe, and the files of initial labels.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    cluster : str
+        Address of the cluster that is to compute; empty: this machine does.
+    cluster_has_gpu : bool, optional
+    """
     overrides: dict[str, Any] = {}
     source, files = _initial_labels(options.initial_labels, len(options.images))
     if source is not None:
@@ -55,9 +66,18 @@ def training_config(options: argparse.Namespace) -> tuple[TrainingConfig, list[s
             raise InputError(f"--set {assignment} lacks a value: write --set FIELD=VALUE, such as --set n_views=3.")
         if field == "preset":
             raise InputError("The preset cannot be set with --set: choose it with --preset.")
+        if field == "cluster":
+            raise InputError("The cluster cannot be set with --set: choose it with --cluster.")
         overrides[field] = value
-    overrides["device"] = device_option(str(overrides["device"]))
-    preset = options.preset or ("quick" if overrides["device"] == "cpu" else "standard")
+    device = str(overrides["device"])
+    if cluster:  # which devices are there is known over there
+        device = _choice("device", device, get_args(Device))
+        has_gpu = bool(cluster_has_gpu) and device != "cpu"
+    else:
+        device = device_option(device)
+        has_gpu = device != "cpu"
+    overrides |= {"device": device, "cluster": cluster}
+    preset = options.preset or ("standard" if has_gpu else "quick")
     return TrainingConfig.from_preset(preset, **overrides), files
 
 
@@ -80,12 +100,12 @@ def training_volumes(options: argparse.Namespace, initial_files: list[str]) -> l
     images = [Path(image) for image in options.images]
     if len(options.labels) != len(images):
         raise InputError(f"There are {len(images)} images and {len(options.labels)} labels: give one for each image.")
-    clean = _clean_slices(options.clean, [_name(image) for image in images])
+    clean = _clean_slices(options.clean, [name_of(image) for image in images])
     return [
         load_volume(
             image,
             labels_path=labels,
-            clean=clean.get(_name(image), ()),
+            clean=clean.get(name_of(image), ()),
             initial_labels_path=initial_files[number] if initial_files else None,
             slice_axis=slice_axis_option(options.slice_axis),
         )
@@ -142,12 +162,6 @@ def slice_numbers(text: str, option: str) -> list[int]:
         return [int(number) for number in text.split(",") if number.strip()]
     except ValueError:
         raise InputError(f"{option} {text} is no list of slice numbers: write them as 12,24,36.") from None
-
-
-def _name(path: Path) -> str:
-    """Name of a file without its suffix, as `FileGrid.name`."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def writable_folder(text: str) -> Path:

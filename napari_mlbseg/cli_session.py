@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from napari_mlbseg.cli_cluster import add_cluster_options, cluster_option
 from napari_mlbseg.cli_inputs import InputError, device_option, writable_folder
 from napari_mlbseg.events import Event, Failed
 from napari_mlbseg.jobs.job import JobState
@@ -60,6 +61,7 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
     session.add_argument("--device", metavar="DEVICE", help="for --train: auto, cpu, cuda or mps; else the session's")
     session.add_argument("--time-budget", metavar="SECONDS", help="for --train; else the session's")
     session.add_argument("--seed", metavar="N", help="for --train; else the session's")
+    add_cluster_options(session)
     session.add_argument(
         "--image", action="append", default=[], metavar="OLD=NEW", help="an image that lies elsewhere now"
     )
@@ -88,9 +90,10 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
 
 def _train(session: SegmentationSession, options: argparse.Namespace, watch: Watch) -> int:
     """Train a round to its end, or go on watching the one that runs."""
-    changes = {"time_budget": options.time_budget, "seed": options.seed}
-    if options.device is not None:
-        changes["device"] = device_option(options.device)
+    changes = {"time_budget": options.time_budget, "seed": options.seed, "cluster": cluster_option(options) or None}
+    if options.device is not None:  # which devices a cluster has is known over there
+        is_here = not (changes["cluster"] or session.config.cluster)
+        changes["device"] = device_option(options.device) if is_here else options.device
     session.config = session.config.updated(**{name: value for name, value in changes.items() if value is not None})
     if session.state is SessionState.IDLE:
         session.start()

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from napari_mlbseg.cluster_address import checked_address
+
 __all__ = ["PRESETS", "Device", "InitialLabelSource", "PresetName", "TrainingConfig", "field_group", "field_unit"]
 
 PresetName = Literal["quick", "standard", "paper"]
@@ -56,6 +58,11 @@ class TrainingConfig(BaseModel):
     preset: PresetName = _field("standard", "Run", "Preset that the other values started from; kept as provenance.")
     device: Device = _field(
         "auto", "Run", "Where to compute. 'auto' takes CUDA, then Apple's MPS, then the CPU, whichever is there."
+    )
+    cluster: str = _field(
+        "",
+        "Run",
+        "Address of a Dask scheduler whose workers compute, such as tls://server:8786. Empty: this machine computes.",
     )
     seed: int = _field(0, "Run", "Seed of every random choice: on a CPU, the same seed gives the same result.", ge=0)
     time_budget: float | None = _field(
@@ -219,6 +226,11 @@ class TrainingConfig(BaseModel):
     def _empty_is_none(cls, value: Any) -> Any:
         """An empty text or 'none' stands for no limit."""
         return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return checked_address(value) if value.strip() else ""
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> TrainingConfig:

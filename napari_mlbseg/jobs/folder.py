@@ -12,6 +12,7 @@
             results/        zarr arrays, one chunk a slice; results/NAME/ where there are several volumes; none where
                             clean slices are left out in turn
             model.safetensors, model.json
+            cluster.json    of a job on a Dask cluster, while it is there: what it is called there
 
 The folder may lie on a disk that two machines share, and it outlives both processes. Nothing in it is pickled.
 """

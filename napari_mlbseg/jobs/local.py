@@ -19,6 +19,7 @@ from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.autopsy import explain_death
 from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
 from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.jobs.processes import lives
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["LocalJob"]
@@ -164,7 +165,7 @@ class LocalJob:
             self._process = _living_worker(self.folder)
             if self._process is None:
                 return _may_be_starting(self.folder)
-        return self._process is not None and _lives(self._process)
+        return self._process is not None and lives(self._process)
 
     def _last_word(self) -> Event:
         """The terminal event that the worker could not write; it is added to the folder for later readers."""
@@ -202,14 +203,6 @@ def _creation_flags() -> int:
     if sys.platform == "win32":
         return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     return 0
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Whether a process runs; one that ended and that nobody has asked for its exit code does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _may_be_starting(folder: JobFolder) -> bool:

@@ -21,13 +21,18 @@ import psutil
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
+from napari_mlbseg.jobs.processes import lives
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["main"]
+__all__ = ["PARENT", "main"]
+
+#: Environment variable that names the process without which a worker ends: nobody would read its events.
+PARENT = "NAPARI_MLBSEG_PARENT"
 
 _HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2  # between two looks for a cancel
 _ANSWER_SECONDS = 1.4  # that the training has to answer a cancel by itself
+_RELAY_SECONDS = 4.5  # that a relay to a cluster has, which waits for the other machine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     folder = JobFolder((arguments or sys.argv[1:])[0])
     voice = _Voice(folder)
-    threading.Thread(target=_beat, args=(folder, voice, start), name="heartbeat", daemon=True).start()
+    threading.Thread(target=_beat, args=(folder, voice, start, _parent()), name="heartbeat", daemon=True).start()
     try:
         request = folder.read_request()
+        voice.answers_within = _RELAY_SECONDS if request.config.cluster else _ANSWER_SECONDS
         _be_modest(request.threads)
         for event in _run(folder, request, start):
             voice.say(event)
@@ -54,6 +60,7 @@ class _Voice:
         self._folder = folder
         self._lock = threading.Lock()
         self.last: Event | None = None
+        self.answers_within = _ANSWER_SECONDS  # of a cancel
 
     def say(self, event: Event) -> None:
         """Append `event` unless the job has had its last word."""
@@ -65,6 +72,9 @@ class _Voice:
 
 def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
+    if request.config.cluster:
+        yield from _relay(folder, request)
+        return
     task = folder.open_task(request)
     smaller: TrainingConfig | None = None
     try:
@@ -83,6 +93,14 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     _free_memory()
     smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
     yield from _attempt(folder, request, smaller_task, start)
+
+
+def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
+    try:
+        from napari_mlbseg.jobs.cluster import relay
+    except ImportError:
+        raise ValueError("For a cluster, install the extra of that name: pip install napari-mlbseg[cluster].") from None
+    yield from relay(folder, request)
 
 
 def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
@@ -124,11 +142,18 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             return
 
 
-def _beat(folder: JobFolder, voice: _Voice, start: float) -> None:
+def _parent() -> psutil.Process | None:
+    """The process without which this one is of no use, if one was named."""
+    number = os.environ.get(PARENT)
+    return psutil.Process(int(number)) if number else None
+
+
+def _beat(folder: JobFolder, voice: _Voice, start: float, parent: psutil.Process | None) -> None:
     """Rewrite the heartbeat for as long as this process lives, and answer a cancel that nobody else answers.
 
     The training answers between two steps. While it cannot (it imports torch, or computes a very long step), this
-    thread ends the process: every slice in the results is whole, old or new.
+    thread ends the process: every slice in the results is whole, old or new. A Dask worker that dies takes its job's
+    process with it.
     """
     beat = json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time()})
     next_beat = asked = 0.0
@@ -138,9 +163,11 @@ def _beat(folder: JobFolder, voice: _Voice, start: float) -> None:
             with suppress(OSError):  # a full disk must not end the training; the next beat may succeed
                 write_atomically(folder.heartbeat_file, beat)
             next_beat = now + _HEARTBEAT_SECONDS
+        if parent is not None and not lives(parent):
+            os._exit(1)
         if folder.cancel_file.exists():
             asked = asked or now
-            if now - asked > _ANSWER_SECONDS:
+            if now - asked > voice.answers_within:
                 voice.say(Cancelled(seconds=now - start))
                 os._exit(0)
         time.sleep(_LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""Questions for files and folders that do not stop the window: the answer comes when there is one."""
+"""Questions that do not stop the window: the answer comes when there is one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask_for_file", "ask_for_folder", "ask_where_to_save"]
+__all__ = ["ask", "ask_for_file", "ask_for_folder", "ask_where_to_save"]
 
 _Then = Callable[[Path], object]
+
+
+def ask(parent: QWidget, question: str, why: str, then: Callable[[], object]) -> QMessageBox:
+    """Ask a question that is mostly to be answered with no, and say why it is asked; `then` is called after a yes."""
+    buttons = QMessageBox.StandardButton
+    box = QMessageBox(QMessageBox.Icon.Warning, question, f"{question}\n\n{why}", buttons.Yes | buttons.No, parent)
+    box.setDefaultButton(buttons.No)
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.button(buttons.Yes).clicked.connect(lambda: then())
+    box.open()
+    return box
 
 
 def ask_for_folder(parent: QWidget, title: str, then: _Then) -> QFileDialog:

@@ -62,6 +62,8 @@ class FieldEditor(QWidget):
                 editor.setCurrentIndex(editor.findData(value))
             elif isinstance(editor, (QSpinBox, QDoubleSpinBox)):
                 editor.setValue(editor.minimum() if value is None else value)
+            elif isinstance(value, str):
+                editor.setText(value)
             else:
                 editor.setText(", ".join(f"{part:g}" for part in value))
 

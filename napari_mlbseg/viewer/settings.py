@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_mlbseg.cluster_address import checked_address
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.session import SegmentationSession, home
 
@@ -21,6 +22,16 @@ def apply_settings(session: SegmentationSession) -> None:
     except (ImportError, KeyError):  # an earlier napari, or a plugin that is not installed but run from its folder
         return
     training = settings.training
-    session.config = TrainingConfig.from_preset(training.preset, time_budget=training.time_budget)
+    session.config = TrainingConfig.from_preset(
+        training.preset, time_budget=training.time_budget, cluster=_address(training.cluster)
+    )
     session.warm_start = training.warm_start
     home.choose(Path(settings.sessions.folder) if settings.sessions.folder else None)
+
+
+def _address(text: str) -> str:
+    """The address of a cluster, or none where the settings hold something else: the dock must open all the same."""
+    try:
+        return checked_address(text) if text.strip() else ""
+    except ValueError:
+        return ""

@@ -8,12 +8,14 @@ from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPushButton, QToolButton, QWidget
 
+from napari_mlbseg.cluster_address import LOOPBACK, WHY_EXPOSED, checked_address, is_exposed
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
+from napari_mlbseg.viewer.dialogs import ask
 from napari_mlbseg.viewer.dock_registry import CURVES, open_beside
 from napari_mlbseg.viewer.form import ConfigForm, FieldEditor
 from napari_mlbseg.viewer.layer_combo import LayerCombo
@@ -23,7 +25,7 @@ __all__ = ["TrainPanel"]
 
 _UP_FRONT = ("preset", "time_budget", "initial_labels")
 #: What a new preset leaves alone: it says how to train, not where.
-_KEPT = ("device", "seed")
+_KEPT = ("device", "cluster", "seed")
 
 
 class TrainPanel(Panel):
@@ -93,15 +95,26 @@ class TrainPanel(Panel):
     def _on_edited(self, name: str, value: Any) -> None:
         config = self._session.config
         try:
-            if name == "preset":
+            if name == "cluster" and value != config.cluster and is_exposed(checked_address(value or LOOPBACK)):
+                self._ask_about(value)
+            elif name == "preset":
                 kept = {field: getattr(config, field) for field in _KEPT}
                 self._session.config = TrainingConfig.from_preset(value, **kept)
             else:
-                self._session.config = config.updated(**{name: value})
+                self._set(name, value)
             self.complaint.say("")
         except ValueError as error:
             self.complaint.say(str(error))
             self._on_config_changed(config)
+
+    def _ask_about(self, address: str) -> None:
+        """Take an address only if the person knows that what is sent there can be read on the way."""
+        self._on_config_changed(self._session.config)  # the old one, until there is an answer
+        why = WHY_EXPOSED.format(address=checked_address(address))
+        self.question = ask(self, "Send images unencrypted?", why, lambda: self._set("cluster", address))
+
+    def _set(self, name: str, value: Any) -> None:
+        self._session.config = self._session.config.updated(**{name: value})
 
     def _on_button(self) -> None:
         if self._session.state is SessionState.IDLE:

@@ -224,6 +224,37 @@ def test_an_edit_reaches_the_session_and_a_wrong_one_is_refused(qtbot, open_dock
     assert line.text() == "1.1, 1.4", "the refused text is taken back"
 
 
+@pytest.mark.parametrize("answer", ["Yes", "No"])
+def test_an_address_that_sends_images_unencrypted_is_asked_about(open_dock, answer):
+    _viewer, dock = open_dock()
+    session, line = dock.controller.session, dock.train.form.editors["cluster"].editor
+    line.setText("tcp://server:8786")
+    line.editingFinished.emit()
+    assert session.config.cluster == line.text() == "", "not before there is an answer"
+    question = dock.train.question
+    assert "can be read on the way" in question.text()
+    assert question.defaultButton().text().replace("&", "") == "No"
+    question.button(getattr(question.StandardButton, answer)).click()
+    assert session.config.cluster == line.text() == ("tcp://server:8786" if answer == "Yes" else "")
+
+
+def test_an_address_of_a_cluster(open_dock):
+    _viewer, dock = open_dock()
+    session, line = dock.controller.session, dock.train.form.editors["cluster"].editor
+    line.setText("127.0.0.1:8786")
+    line.editingFinished.emit()
+    assert session.config.cluster == line.text() == "tcp://127.0.0.1:8786", "nobody is asked: it stays on this machine"
+    dock.train.editors["preset"].changed.emit("preset", "standard")
+    assert session.config.cluster == "tcp://127.0.0.1:8786", "a preset says how to train, not where"
+    line.setText("server")
+    line.editingFinished.emit()
+    assert "write it as the scheduler does" in dock.train.complaint.text()
+    assert line.text() == "tcp://127.0.0.1:8786"
+    line.setText("")
+    line.editingFinished.emit()
+    assert session.config.cluster == ""
+
+
 def test_no_limit_is_none(open_dock):
     _viewer, dock = open_dock()
     budget = dock.train.editors["time_budget"].editor

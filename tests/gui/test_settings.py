@@ -34,14 +34,23 @@ def test_a_new_session_starts_as_the_settings_say(settings, tmp_path, monkeypatc
     settings.training.preset = "standard"
     settings.training.time_budget = 33.0
     settings.training.warm_start = False
+    settings.training.cluster = "127.0.0.1:8786"
     settings.sessions.folder = str(tmp_path / "mine")
     session = SegmentationSession()
     apply_settings(session)
     assert session.config.preset == "standard"
     assert session.config.time_budget == 33
+    assert session.config.cluster == "tcp://127.0.0.1:8786"
     assert not session.warm_start
     assert session.folder.parent == tmp_path / "mine"
     session.close()
+
+
+def test_a_setting_that_is_no_address_does_not_keep_the_dock_from_opening(settings):
+    settings.training.cluster = "server"
+    session = SegmentationSession()
+    apply_settings(session)
+    assert session.config.cluster == ""
 
 
 def test_the_defaults_change_nothing(settings):

@@ -1,0 +1,253 @@
+"""``napari-mlbseg predict``: a trained model on one image, or on a study of many.
+
+Of many, each is a job of its own in ``DIR/NAME``: one that fails does not stop the others, and what is done is not done
+again when the command is repeated. On a cluster, there are as many at a time as it has workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from napari_mlbseg import events
+from napari_mlbseg.cli_cluster import cluster_facts, cluster_option
+from napari_mlbseg.cli_inputs import (
+    InputError,
+    device_option,
+    slice_axis_option,
+    trained_round,
+    trained_slice_axis,
+    writable_folder,
+)
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.io.study import name_of, study_images
+from napari_mlbseg.io.volumes import PREDICTED_FILES, FileVolume, load_volume, write_job_results, write_report
+from napari_mlbseg.jobs.folder import JobFolder, safe_name, write_atomically
+from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.task import SegmentationTask
+
+__all__ = ["predict"]
+
+_OK, _FAILED, _INTERRUPTED = 0, 1, 130
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A trained model, and what it is to be used with."""
+
+    folder: Path
+    digest: str
+    class_values: tuple[int, ...]
+    channels: int
+    config: TrainingConfig
+    slice_axis: str
+
+    def volume_of(self, image: Path) -> FileVolume:
+        """The image as a volume; raises InputError if the model was made for another kind."""
+        volume = load_volume(image, slice_axis=slice_axis_option(self.slice_axis))
+        if volume.volume.n_channels != self.channels:
+            raise InputError(
+                f"'{volume.volume.name}' has {volume.volume.n_channels} channels but the model was trained on "
+                f"{self.channels}: give images of the same kind."
+            )
+        return volume
+
+    def job(self, out: Path, volume: FileVolume) -> LocalJob:
+        """A job that predicts the volume in the folder `out`."""
+        task = SegmentationTask(volumes=(volume.volume,), class_values=self.class_values, config=self.config)
+        return LocalJob.create(out, task, kind="predict", previous=self.folder)
+
+
+def predict(options: argparse.Namespace, run: Callable[..., int]) -> int:
+    """Run the command; returns the exit code.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    run : callable
+        Runs a single job to its end: ``run(job, volumes, names of results, **facts)``.
+    """
+    cluster = cluster_option(options)
+    at_once = max(1, cluster_facts(cluster).n_workers) if cluster else 1
+    out = writable_folder(options.out)
+    model = _model(options, out, cluster)
+    images = study_images(options.images)
+    if len(images) > 1:
+        return _Study(model, images, out).run(at_once)
+    volume = model.volume_of(images[0])
+    return run(model.job(out, volume), [volume], PREDICTED_FILES, slice_axis=model.slice_axis)
+
+
+def _model(options: argparse.Namespace, out: Path, cluster: str) -> _Model:
+    folder = JobFolder(trained_round(options.round, out))
+    info = json.loads(folder.model_info_file.read_text(encoding="utf-8"))
+    device = options.device if cluster else device_option(options.device)
+    return _Model(
+        folder=folder.path,
+        digest=hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
+        class_values=tuple(info["class_values"]),
+        channels=info["image_channels"],
+        config=TrainingConfig.parse(info["config"]).updated(device=device, cluster=cluster),
+        slice_axis=options.slice_axis if options.slice_axis != "auto" else trained_slice_axis(folder.path),
+    )
+
+
+@dataclass
+class _Item:
+    """An image of a study, and what became of it."""
+
+    image: Path
+    folder: Path
+    outcome: str = "waiting"  # then running, finished, failed or cancelled
+    error: str = ""
+    seconds: float = 0.0
+    job: LocalJob | None = None
+    volume: FileVolume | None = None
+
+    def fail(self, error: str) -> None:
+        self.outcome, self.error = "failed", " ".join(error.split())
+
+
+class _Study:
+    """Many images, one job each.
+
+    Parameters
+    ----------
+    model : _Model
+    images : sequence of Path
+    out : Path
+        For ``NAME/`` of each image, and ``report.json`` of all.
+    """
+
+    def __init__(self, model: _Model, images: Sequence[Path], out: Path) -> None:
+        self._model, self._out = model, out
+        self.items = [_Item(image.absolute(), out / safe_name(name_of(image))) for image in images]
+        self._interrupted = False
+
+    def run(self, at_once: int) -> int:
+        """Predict what is not there yet, so many at a time; returns the exit code."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system that ends us wants what there is
+        waiting = deque(item for item in self.items if not self._is_done(item))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            line = bar.add_task("predict", total=len(self.items), completed=len(self.items) - len(waiting))
+            while waiting or self._running():
+                try:
+                    while waiting and len(self._running()) < at_once:
+                        self._start(waiting.popleft())
+                    self._look()
+                    bar.update(line, completed=self._n_ended(), description=self._words())
+                    time.sleep(_LOOK_SECONDS)
+                except KeyboardInterrupt:
+                    self._interrupted = True
+                    waiting.clear()
+                    for item in self._running():
+                        assert item.job is not None  # it runs
+                        item.job.cancel()
+        return self._report()
+
+    def _running(self) -> list[_Item]:
+        return [item for item in self.items if item.outcome == "running"]
+
+    def _n_ended(self) -> int:
+        return sum(item.outcome in ("finished", "failed", "cancelled") for item in self.items)
+
+    def _words(self) -> str:
+        names = [item.folder.name for item in self._running()]
+        return ("stopping " if self._interrupted else "") + ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+    def _is_done(self, item: _Item) -> bool:
+        """Whether an earlier run of the command did it, with this model and from this very file."""
+        try:
+            report = json.loads((item.folder / "report.json").read_text(encoding="utf-8"))
+            is_same = report["outcome"] == "finished" and report["of"] == self._facts(item)
+        except (OSError, ValueError, KeyError):
+            return False
+        if is_same:
+            item.outcome, item.seconds = "finished", report["seconds"]
+        return is_same
+
+    def _facts(self, item: _Item) -> dict[str, Any]:
+        """What a prediction was made from."""
+        stat = item.image.stat()
+        return {
+            "image": str(item.image),
+            "bytes": stat.st_size,
+            "modified": stat.st_mtime_ns,
+            "model": self._model.digest,
+            "slice_axis": self._model.slice_axis,
+        }
+
+    def _start(self, item: _Item) -> None:
+        try:
+            item.volume = self._model.volume_of(item.image)
+            item.job = self._model.job(item.folder, item.volume)
+            (item.folder / "report.json").unlink(missing_ok=True)  # of an image or a model that was another
+            item.job.start()
+            item.outcome = "running"
+        except (ValueError, OSError) as error:
+            item.fail(str(error))
+
+    def _look(self) -> None:
+        for item in self._running():
+            assert item.job is not None
+            for event in item.job.poll():
+                if events.is_terminal(event):
+                    self._end(item, event)
+
+    def _end(self, item: _Item, event: events.Event) -> None:
+        """Write the results of a job that has ended, and forget its image."""
+        assert item.job is not None
+        assert item.volume is not None
+        item.seconds = getattr(event, "seconds", 0.0)
+        try:
+            if isinstance(event, events.Failed):
+                item.fail(f"{event.message} {event.advice}")
+            elif isinstance(event, events.Cancelled):
+                item.outcome = "cancelled"
+            else:
+                for path in write_job_results(item.job.folder, [item.volume], PREDICTED_FILES):
+                    print(path, flush=True)
+                item.outcome = "finished"
+            write_report(item.folder / "report.json", item.job.folder, of=self._facts(item))
+        except OSError as error:
+            item.fail(str(error))
+        item.job = item.volume = None
+
+    def _report(self) -> int:
+        """Say how it went, and write it down."""
+        failed = [item for item in self.items if item.outcome == "failed"]
+        report = {
+            "outcome": "cancelled" if self._interrupted else "failed" if failed else "finished",
+            "images": [
+                {
+                    "image": str(item.image),
+                    "folder": item.folder.name,
+                    "outcome": item.outcome,
+                    "error": item.error or None,
+                    "seconds": item.seconds,
+                }
+                for item in self.items
+            ],
+        }
+        self._out.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._out / "report.json", json.dumps(report, indent=2) + "\n")
+        print(self._out / "report.json")
+        for item in failed:
+            print(f"napari-mlbseg: {item.folder.name}: {item.error}", file=sys.stderr)
+        if self._interrupted:
+            return _INTERRUPTED
+        return _FAILED if failed else _OK
