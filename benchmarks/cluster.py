@@ -1,0 +1,164 @@
+"""What a Dask cluster on loopback costs and gives: the overhead of a job there, and a study on one worker and on two.
+
+    python -m benchmarks.cluster --out DIR
+
+A scheduler and workers of one thread each are started as processes of their own. The overhead is that of a training of
+so many steps, one thread, on this machine and on the cluster in turn: seconds from its start to its last word. The
+study is ``napari-mlbseg predict`` of phantoms on one worker and on two: seconds of the whole command. Two workers on
+two cores need a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from benchmarks.runs import limits
+from benchmarks.tables import markdown
+from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.events import Failed
+from napari_mlbseg.io.phantom import make_phantom
+from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+
+__all__ = ["main"]
+
+_SHAPE = (88, 144, 192)
+_N_CLEAN = 5
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure both, and print them as a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", default="150+30", help="bootstrap and weighted steps of the training")
+    parser.add_argument("--repeats", type=int, default=3, help="trainings here and there")
+    parser.add_argument("--volumes", type=int, default=8, help="phantoms to predict")
+    parser.add_argument("--out", type=Path, default=Path("bench-output/cluster"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = _overhead(Path(scratch), options.steps, options.repeats)
+        figures |= _study(Path(scratch), options.volumes)
+    (options.out / "cluster.json").write_text(json.dumps(figures, indent=1))
+    table = markdown(["", "figure"], [[name, f"{value:.3g}"] for name, value in figures.items()])
+    (options.out / "table.md").write_text(table)
+    print(table)
+
+
+def _overhead(path: Path, steps: str, repeats: int) -> dict[str, float]:
+    """Median seconds of a training here and on a cluster of one worker."""
+    here, there = list[float](), list[float]()
+    with _cluster(path, 1) as address:
+        for repeat in range(repeats):
+            here.append(_seconds(path / f"here{repeat}", _task(steps, "")))
+            there.append(_seconds(path / f"there{repeat}", _task(steps, address)))
+            print(f"here {here[-1]:.1f} s, on the cluster {there[-1]:.1f} s", flush=True)
+    medians = statistics.median(here), statistics.median(there)
+    return {
+        "training here (s)": medians[0],
+        "training on the cluster (s)": medians[1],
+        "overhead of the cluster (%)": 100 * (medians[1] / medians[0] - 1),
+    }
+
+
+def _study(path: Path, n_volumes: int) -> dict[str, float]:
+    """Seconds to predict a study on one worker and on two."""
+    trained = path / "here0"
+    images = path / "images"
+    images.mkdir()
+    for number in range(n_volumes):
+        image = make_phantom(_SHAPE, seed=number).image
+        tifffile.imwrite(images / f"{number}.tif", image, metadata={"axes": "ZYX"})
+    seconds = {}
+    for n_workers in (1, 2):
+        with _cluster(path, n_workers) as address:
+            out = path / f"out{n_workers}"
+            command = [
+                "predict",
+                str(trained),
+                str(images),
+                "--out",
+                str(out),
+                "--cluster",
+                address,
+                "--slice-axis",
+                "0",
+            ]
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-m", "napari_mlbseg.cli", *command], check=True, stdout=subprocess.DEVNULL)
+            seconds[n_workers] = time.monotonic() - began
+        print(f"{n_volumes} volumes on {n_workers} worker(s): {seconds[n_workers]:.1f} s", flush=True)
+    return {
+        f"{n_volumes} volumes on 1 worker (s)": seconds[1],
+        f"{n_volumes} volumes on 2 workers (s)": seconds[2],
+        "times faster on 2 workers": seconds[1] / seconds[2],
+    }
+
+
+def _task(steps: str, address: str) -> SegmentationTask:
+    phantom = make_phantom(_SHAPE)
+    shown = np.flatnonzero(phantom.labels.any((1, 2)))
+    clean = np.isin(np.arange(len(phantom.labels)), np.linspace(shown[0], shown[-1], _N_CLEAN).round().astype(int))
+    volume = Volume(name="phantom", image=phantom.image, labels=phantom.labels, clean=clean, spacing=phantom.spacing)
+    config = TrainingConfig.from_preset("quick", **limits(steps), device="cpu", cluster=address)
+    return resolve_task([volume], config)
+
+
+def _seconds(path: Path, task: SegmentationTask) -> float:
+    """Seconds of a job on one thread."""
+    job = LocalJob.create(path, task, threads=1)
+    began = time.monotonic()
+    job.start()
+    last = list(job.events(0.02))[-1]
+    if isinstance(last, Failed):
+        raise SystemExit(f"{last.message} {last.advice}")
+    return time.monotonic() - began
+
+
+@contextmanager
+def _cluster(path: Path, n_workers: int) -> Iterator[str]:
+    """A scheduler and workers of one thread each; the address of the scheduler."""
+    import distributed
+
+    place = path / "cluster"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    file = place / "scheduler.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(what: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--no-dashboard", *words]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
+    try:
+        for number in range(n_workers):
+            options = ("--nthreads", "1", "--no-nanny", "--local-directory", str(place / f"worker{number}"))
+            processes.append(start("worker", *options))
+        while not file.exists():
+            time.sleep(0.1)
+        with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(n_workers)
+            address = str(client.scheduler.address)
+        yield address
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()
