@@ -177,11 +177,6 @@ def _be_modest(threads: int | None) -> None:
     """Lower priority, so that painting and scrolling come first; at most `threads` threads."""
     with suppress(psutil.AccessDenied, OSError):  # where it is not allowed, the job still runs
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10)
-    if sys.platform == "linux" and os.getsid(0) == os.getpid():
-        # Linux weighs sessions against each other, and the priority above only counts within one: without this, a
-        # window would get half of a core that the worker wants too
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text("10", encoding="ascii")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal lacks is computed on the CPU
     if threads is not None:
         # Beside a window, a thread that waits for another must not burn the core on which the window wants to draw.
