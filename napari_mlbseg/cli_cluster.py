@@ -10,7 +10,7 @@ from napari_mlbseg.cli_inputs import InputError
 from napari_mlbseg.cluster_address import WHY_EXPOSED, checked_address, is_exposed
 
 if TYPE_CHECKING:
-    from napari_mlbseg.jobs.cluster import ClusterFacts
+    from napari_mlbseg.jobs.cluster_connection import ClusterFacts
 
 __all__ = ["add_cluster_options", "cluster_facts", "cluster_option"]
 
@@ -53,7 +53,7 @@ def cluster_option(options: argparse.Namespace) -> str:
 def cluster_facts(address: str) -> ClusterFacts:
     """What the cluster has; raises ValueError (a sentence) if no scheduler answers there."""
     try:
-        from napari_mlbseg.jobs.cluster import look_at
+        from napari_mlbseg.jobs.cluster_connection import look_at
     except ImportError:
         raise InputError("For --cluster, install the extra of that name: pip install napari-mlbseg[cluster].") from None
     return look_at(address)

@@ -14,7 +14,7 @@ pytest.importorskip("distributed", reason="needs the extra 'cluster'")
 
 from napari_mlbseg import cli
 from napari_mlbseg.events import Finished, FinishReason
-from napari_mlbseg.jobs.cluster import ClusterFacts
+from napari_mlbseg.jobs.cluster_connection import ClusterFacts
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 

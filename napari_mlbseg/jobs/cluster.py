@@ -18,13 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import distributed
-from dask import config as dask_config
 
-from napari_mlbseg import __version__
 from napari_mlbseg.events import (
     Cancelled,
     Event,
@@ -38,12 +35,12 @@ from napari_mlbseg.events import (
     is_terminal,
 )
 from napari_mlbseg.jobs import remote
+from napari_mlbseg.jobs.cluster_connection import check_versions, connect, facts_of
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
 from napari_mlbseg.jobs.inputs import ArrayReference
 
-__all__ = ["ClusterFacts", "look_at", "relay"]
+__all__ = ["relay"]
 
-_CONNECT_SECONDS = 10.0
 _LOST_SECONDS = 30.0  # without the scheduler until the job is given up
 _SILENT_SECONDS = 15.0  # that the last words of a job may be on their way after Dask called it done
 _LOOK_SECONDS = 0.1
@@ -64,35 +61,12 @@ def relay(folder: JobFolder, request: Request) -> Iterator[Event]:
     """
     address = request.config.cluster
     yield Progress(stage=Stage.PREPARE, fraction=0, message=f"Asking the cluster at {address}")
-    client = _connect(address)
+    client = connect(address)
     try:
         yield from _Relay(client, folder, request).events()
     finally:
         with suppress(Exception):  # a scheduler that is gone cannot be taken leave of
             client.close(timeout=2)
-
-
-class ClusterFacts(NamedTuple):
-    """What a cluster has now."""
-
-    n_workers: int
-    has_gpu: bool  # whether a worker has the resource GPU
-
-
-def look_at(address: str) -> ClusterFacts:
-    """What the cluster at an address has.
-
-    Raises
-    ------
-    ValueError
-        As `relay` does.
-    """
-    client = _connect(address)
-    try:
-        _check_versions(client, address)
-        return _facts(client)
-    finally:
-        client.close(timeout=2)
 
 
 class _Relay:
@@ -164,7 +138,7 @@ class _Relay:
             topic,
             key=f"{topic}-{self._tries}",
             pure=False,
-            resources={"GPU": 1} if _facts(self._client).has_gpu else None,
+            resources={"GPU": 1} if facts_of(self._client).has_gpu else None,
         )
         distributed.fire_and_forget(future)  # it goes on if this process ends
         self._future = future
@@ -318,8 +292,8 @@ class _Relay:
 
     def _begin(self, topic: str) -> Iterator[Event]:
         """Submit the job, once there is a worker to hold its inputs."""
-        if _facts(self._client).n_workers:
-            _check_versions(self._client, self._address)
+        if facts_of(self._client).n_workers:
+            check_versions(self._client, self._address)
             self._submit(topic)
         elif not self._waits:
             self._waits = True
@@ -351,38 +325,3 @@ _LOOK_AT_THE_LOG = "The logs of the scheduler and of its workers say more. What 
 
 def _preparing(message: str) -> Progress:
     return Progress(stage=Stage.PREPARE, fraction=0, message=message)
-
-
-def _facts(client: distributed.Client) -> ClusterFacts:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return ClusterFacts(len(workers), any("GPU" in worker.get("resources", {}) for worker in workers))
-
-
-def _connect(address: str) -> distributed.Client:
-    """A client of the scheduler; its TLS certificates come from Dask's own configuration."""
-    dask_config.set({"distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS:g}s"})
-    try:
-        return distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, name="napari-mlbseg")
-    except (OSError, TimeoutError, ValueError, TypeError) as error:
-        tls = urlsplit(address).scheme == "tls"
-        hint = " and that Dask's configuration names your certificates (distributed.comm.tls)" if tls else ""
-        raise ValueError(
-            f"No Dask scheduler answers at {address} ({' '.join(str(error).split()) or type(error).__name__}): see "
-            f"that it runs and can be reached from here{hint}."
-        ) from None
-
-
-def _check_versions(client: distributed.Client, address: str) -> None:
-    """The workers must have this very version: both ends read each other's files."""
-    try:
-        versions = set(client.run(remote.version).values())
-    except Exception as error:  # an import that fails over there comes back as whatever it was
-        raise ValueError(
-            f"The workers of the cluster at {address} cannot load napari-mlbseg ({type(error).__name__}: {error}): "
-            f"install napari-mlbseg {__version__} there."
-        ) from None
-    if others := sorted(versions - {__version__}):
-        raise ValueError(
-            f"The workers of the cluster at {address} have napari-mlbseg {', '.join(others)} but this machine has "
-            f"{__version__}: install the same version on both."
-        )

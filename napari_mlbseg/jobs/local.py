@@ -19,7 +19,7 @@ from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.autopsy import explain_death
 from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
 from napari_mlbseg.jobs.job import JobState
-from napari_mlbseg.jobs.processes import lives
+from napari_mlbseg.jobs.processes import PARENT, lives
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["LocalJob"]
@@ -96,8 +96,8 @@ class LocalJob:
         """Process id of the worker, if it has one."""
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
-        """Start the worker; raises OSError if that fails."""
+    def start(self, *, bound: bool = False) -> None:
+        """Start the worker; raises OSError if that fails. With `bound`, it ends when this process does."""
         if self._state is not JobState.CREATED:
             raise RuntimeError(f"This job is {self._state.value} already: make a new one.")
         self.folder.cancel_file.unlink(missing_ok=True)
@@ -108,6 +108,7 @@ class LocalJob:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, PARENT: str(os.getpid())} if bound else None,
                 # outside our group, so that it outlives us and can be ended as a whole
                 start_new_session=sys.platform != "win32",
                 creationflags=_creation_flags(),

@@ -1,10 +1,13 @@
-"""Whether a process runs."""
+"""Whether a process runs, and which one a worker cannot do without."""
 
 from __future__ import annotations
 
 import psutil
 
-__all__ = ["lives"]
+__all__ = ["PARENT", "lives"]
+
+#: Environment variable that names the process without which a worker ends: nobody would read its events.
+PARENT = "NAPARI_MLBSEG_PARENT"
 
 
 def lives(process: psutil.Process) -> bool:

@@ -7,25 +7,17 @@ worker's own directory, which Dask removes when that worker ends.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from napari_mlbseg import __version__
-from napari_mlbseg.events import Event, to_json
-from napari_mlbseg.jobs.arrays import open_array
-from napari_mlbseg.jobs.autopsy import explain_death
-from napari_mlbseg.jobs.folder import EventReader, JobFolder, Request, write_atomically
-from napari_mlbseg.jobs.worker import PARENT
+from napari_mlbseg.events import to_json
+from napari_mlbseg.jobs.folder import JobFolder, Request, write_atomically
+from napari_mlbseg.jobs.local import LocalJob
 
 __all__ = [
     "PREVIOUS",
@@ -43,7 +35,6 @@ __all__ = [
 PREVIOUS = "previous"
 
 _LOOK_SECONDS = 0.05  # between two looks for events
-_GOODBYE_SECONDS = 20.0  # that a process may take to end after its last word
 
 
 def version() -> str:
@@ -90,38 +81,14 @@ def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
     asked = asked.model_copy(update={"previous": previous, "threads": worker.state.nthreads})
     write_atomically(folder.request_file, asked.model_dump_json(indent=1))
     worker.log_event(topic, {"attempt": attempt, "n": 0, "worker": worker.address, "folder": str(folder.path)})
-    with folder.log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "napari_mlbseg.jobs.worker", str(folder.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, PARENT: str(os.getpid())},
-        )
+    job = LocalJob(folder)
+    job.start(bound=True)
     try:
-        for n, event in enumerate(_events_of(process, folder), start=1):
+        for n, event in enumerate(job.events(_LOOK_SECONDS), start=1):
             worker.log_event(topic, {"attempt": attempt, "n": n, "event": to_json(event)})
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GOODBYE_SECONDS)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _events_of(process: subprocess.Popen[bytes], folder: JobFolder) -> Any:
-    """Events of the process up to a terminal one, which is made up if it dies without."""
-    reader = EventReader(folder)
-    while True:
-        alive = process.poll() is None  # asked before reading, so that its last words are not missed
-        events: list[Event] = reader.read()
-        if not reader.ended and not alive:
-            events.append(explain_death(process.returncode, folder.log_tail()))
-            reader.ended = True
-        yield from events
-        if reader.ended:
-            return
-        time.sleep(_LOOK_SECONDS)
+    except BaseException:
+        job.kill()
+        raise
 
 
 def _put_files(path: Path, files: Mapping[str, bytes]) -> None:
@@ -137,10 +104,8 @@ def _put_files(path: Path, files: Mapping[str, bytes]) -> None:
 
 def read_slices(folder: str, volume: str, arrays: Sequence[str], slices: Sequence[int]) -> dict[str, np.ndarray]:
     """Slices of result arrays, (len(slices), ...) each."""
-    job = JobFolder(folder)
-    several = len(job.read_request().volumes) > 1
-    path = job.volume_path(volume, several)
-    return {name: np.stack([open_array(path / name)[z] for z in slices]) for name in arrays}
+    results = JobFolder(folder).results(volume)
+    return {name: np.stack([results[name][z] for z in slices]) for name in arrays}
 
 
 def read_files(folder: str, names: Sequence[str]) -> dict[str, bytes]:

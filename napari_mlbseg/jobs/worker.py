@@ -21,13 +21,10 @@ import psutil
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
-from napari_mlbseg.jobs.processes import lives
+from napari_mlbseg.jobs.processes import PARENT, lives
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["PARENT", "main"]
-
-#: Environment variable that names the process without which a worker ends: nobody would read its events.
-PARENT = "NAPARI_MLBSEG_PARENT"
+__all__ = ["main"]
 
 _HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2  # between two looks for a cancel

@@ -18,9 +18,9 @@ distributed = pytest.importorskip("distributed", reason="needs the extra 'cluste
 
 from napari_mlbseg.config import TrainingConfig  # noqa: E402
 from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Progress, is_terminal  # noqa: E402
-from napari_mlbseg.jobs import cluster, remote  # noqa: E402
+from napari_mlbseg.jobs import cluster, cluster_connection, remote  # noqa: E402
 from napari_mlbseg.jobs.local import LocalJob  # noqa: E402
-from napari_mlbseg.jobs.worker import PARENT  # noqa: E402
+from napari_mlbseg.jobs.processes import PARENT  # noqa: E402
 from napari_mlbseg.task import resolve_task  # noqa: E402
 
 from .conftest import make_volume  # noqa: E402
@@ -47,10 +47,10 @@ folder.append_event(Cancelled() if folder.cancel_file.exists() else Finished(rea
 """
 PRELOAD = """
 import subprocess, sys, types
-from napari_mlbseg.jobs import remote
+from napari_mlbseg.jobs import local
 def start(command, **options):
     return subprocess.Popen([sys.executable, {script!r}, *command[3:]], **options)
-remote.subprocess = types.SimpleNamespace(**{{**vars(subprocess), "Popen": start}})
+local.subprocess = types.SimpleNamespace(**{{**vars(subprocess), "Popen": start}})
 """
 SHORT = {"time_budget": None, "bootstrap_steps": 3, "steps": 2, "n_views": 1, "n_views_predict": 1, "device": "cpu"}
 LONG = {**SHORT, "bootstrap_steps": 100000}
@@ -315,7 +315,7 @@ def test_a_job_is_found_again_after_its_relay_died(make_cluster, make_job):
 
 
 def test_without_a_scheduler_it_says_what_to_do(make_job, monkeypatch):
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(cluster_connection, "_CONNECT_SECONDS", 1.0)
     job = make_job("tcp://127.0.0.1:9", SHORT)
     with pytest.raises(ValueError, match=r"No Dask scheduler answers at tcp://127.0.0.1:9 .* see that it runs"):
         list(cluster.relay(job.folder, job.folder.read_request()))
@@ -323,7 +323,7 @@ def test_without_a_scheduler_it_says_what_to_do(make_job, monkeypatch):
 
 def test_versions_must_be_the_same(make_cluster, make_job, monkeypatch):
     job = make_job(make_cluster(1).address, SHORT)
-    monkeypatch.setattr(cluster, "__version__", "99.0")
+    monkeypatch.setattr(cluster_connection, "__version__", "99.0")
     with pytest.raises(ValueError, match=r"have napari-mlbseg .* this machine has 99.0: install the same"):
         list(cluster.relay(job.folder, job.folder.read_request()))
 
