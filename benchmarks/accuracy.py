@@ -48,6 +48,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "paper-labels": {**_PLAIN, "initial_labels": "network"},
     "default": {},
     "from-interpolation": {"initial_labels": "interpolation"},
+    "longer-bootstrap": {"bootstrap_share": 0.65},
     "bootstrap-only": {"bootstrap_share": 1.0},
     "uniform": {"weighting": "uniform"},
     "no-shape-prior": _PLAIN,
