@@ -294,6 +294,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm": "group",
         "time_budget": 60.0,
         "n_views": 3,
+        "bootstrap_share": 0.65,
         "patch_size": 224,
     },
     "standard": {},

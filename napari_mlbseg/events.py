@@ -130,6 +130,7 @@ class Finished(_Event):
     reason: FinishReason
     steps: int
     seconds: float
+    unreached: int = Field(0, description="Slices that the time did not suffice to predict at the end.")
 
 
 class Cancelled(_Event):

@@ -95,6 +95,11 @@ class Volume:
         image = np.asarray(self.image[z])
         return image[None] if image.ndim == 2 else image
 
+    def image_window(self, z: int, rows: slice, columns: slice) -> np.ndarray:
+        """Part of slice `z` of the image with a channel axis, (C, y, x); a lazy array reads no more than that."""
+        image = np.asarray(self.image[z, ..., rows, columns])
+        return image[None] if image.ndim == 2 else image
+
     def label_slice(self, z: int) -> np.ndarray:
         """Slice `z` of the annotation, (Y, X)."""
         return np.asarray(self.labels[z])

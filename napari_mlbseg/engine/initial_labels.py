@@ -8,9 +8,10 @@ loop's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -21,6 +22,10 @@ from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = [
     "Filler",
+    "Interpolation",
+    "LabelStack",
+    "SomeLabels",
+    "bounding_box",
     "class_distances",
     "clean_labels",
     "decide",
@@ -29,16 +34,46 @@ __all__ = [
     "interpolate",
     "is_interpolable",
     "is_known_beforehand",
+    "is_large",
     "known_labels",
     "signed_distance",
 ]
 
 #: Signed distances are cut off here: farther away, how far does not matter. In voxels of the slice.
-_FAR = 64.0
+_FAR = 64
 #: Depth of a structure that is missing on a slice: about the radius of what its neighbours still show of it, in pixels.
 _VANISHED = 8.0
+#: Volumes of more voxels than this are never held whole: what is said of their slices is made when it is asked for.
+_MOST_VOXELS = 2**27
 
 Filler = Callable[[Sequence[int], np.ndarray, int], np.ndarray]
+
+
+class LabelStack(Protocol):
+    """Class indices of a stack, slice by slice: an array (Z, Y, X), or what makes a slice when it is asked for."""
+
+    def __getitem__(self, z: int, /) -> np.ndarray: ...
+
+
+class SomeLabels(dict[int, np.ndarray]):
+    """Class indices (Y, X) of some slices of a stack, by their number: what a network says of a large one."""
+
+
+def is_large(volume: Volume) -> bool:
+    """Whether nothing of the size of the volume should be held in memory."""
+    return math.prod(volume.shape) > _MOST_VOXELS
+
+
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice] | None:
+    """Rows and columns around all that is set in `mask` (Y, X), with a margin; None if nothing is."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    rows, columns = found[0]
+    return (
+        slice(max(0, rows.start - margin), rows.stop + margin),
+        slice(max(0, columns.start - margin), columns.stop + margin),
+    )
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
@@ -50,9 +85,14 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
         return np.full(mask.shape, -_FAR, np.float32)
     if mask.all():
         return np.full(mask.shape, _FAR, np.float32)
-    inner = ndimage.distance_transform_edt(mask)
-    outer = ndimage.distance_transform_edt(~mask)
-    return np.clip(np.where(mask, inner - 0.5, 0.5 - outer), -_FAR, _FAR).astype(np.float32)
+    here = bounding_box(mask, margin=_FAR)  # beyond, it is cut off anyway
+    assert here is not None  # something is set
+    near = mask[here]
+    inner = ndimage.distance_transform_edt(near)
+    outer = ndimage.distance_transform_edt(~near)
+    distance = np.full(mask.shape, -_FAR, np.float32)
+    distance[here] = np.clip(np.where(near, inner - 0.5, 0.5 - outer), -_FAR, _FAR)
+    return distance
 
 
 def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int], n_classes: int) -> np.ndarray:
@@ -79,17 +119,74 @@ def interpolate(labels: np.ndarray, clean: Sequence[int], wanted: Sequence[int],
     -----
     Raya and Udupa, "Shape-based interpolation of multidimensional objects", 1990.
     """
-    distances = cache(lambda i: class_distances(labels[i], n_classes))  # of those slices alone that are needed
+    between = Interpolation(labels, clean, labels.shape[1:], n_classes)
     filled = np.zeros((len(wanted), *labels.shape[1:]), index_dtype(n_classes))
     for out, z in zip(filled, wanted, strict=True):
-        right = int(np.searchsorted(clean, z))
+        out[:] = between[z]
+    return filled
+
+
+class Interpolation:
+    """Shapes interpolated between clean slices, a slice at a time; see `interpolate`.
+
+    Parameters
+    ----------
+    labels : LabelStack
+        Class indices of clean slice number 0, 1, ..., (Y, X) each.
+    clean : sequence of int
+        Their positions, ascending.
+    shape : tuple of int
+        Rows and columns of a slice.
+    n_classes : int
+    """
+
+    def __init__(self, labels: LabelStack, clean: Sequence[int], shape: tuple[int, ...], n_classes: int) -> None:
+        self._labels, self._clean, self._shape, self._n_classes = labels, clean, shape, n_classes
+        painted = np.zeros(shape, bool)
+        for i in range(len(clean)):
+            painted |= labels[i] > 0
+        # what is interpolated lies within what is painted on either side; a pixel more shows where that ends
+        self._here = bounding_box(painted, margin=1)
+        self._distances = lru_cache(maxsize=2)(self._distances_of)  # neighbours are mostly asked for one after another
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        """Class indices (Y, X) of slice `z`."""
+        clean, right = self._clean, int(np.searchsorted(self._clean, z))
+        plane = np.zeros(self._shape, index_dtype(self._n_classes))
         if right < len(clean) and clean[right] == z:
-            out[:] = labels[right]
-        elif 0 < right < len(clean):
+            plane[:] = self._labels[right]
+        elif 0 < right < len(clean) and self._here is not None:
             left = right - 1
             share = (z - clean[left]) / (clean[right] - clean[left])
-            out[:] = decide((1 - share) * distances(left) + share * distances(right))
-    return filled
+            plane[self._here] = decide((1 - share) * self._distances(left) + share * self._distances(right))
+        return plane
+
+    def _distances_of(self, i: int) -> np.ndarray:
+        return class_distances(self._labels[i][self._here], self._n_classes)
+
+
+class CleanLabels:
+    """Class indices of a volume's clean slices, read when they are asked for: number 0 is the first clean one."""
+
+    def __init__(self, task: SegmentationTask, volume: Volume) -> None:
+        self._task, self._volume = task, volume
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Of clean slice number `i`, (Y, X)."""
+        plane = self._task.class_indices(self._volume.label_slice(self._volume.clean_slices[i]))
+        return plane.astype(index_dtype(self._task.n_classes))
+
+
+class GivenLabels:
+    """Labels from elsewhere as class indices, read when they are asked for; on clean slices the user's own."""
+
+    def __init__(self, task: SegmentationTask, volume: Volume, given: Any) -> None:
+        self._task, self._volume, self._given = task, volume, given
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        """Of slice `z`, (Y, X)."""
+        labels = self._volume.label_slice(z) if self._volume.clean[z] else np.asarray(self._given[z])
+        return self._task.class_indices(labels).astype(index_dtype(self._task.n_classes))
 
 
 def class_distances(plane: np.ndarray, n_classes: int) -> np.ndarray:
@@ -107,8 +204,10 @@ def decide(distances: np.ndarray) -> np.ndarray:
     return np.where(distances[0] > 0, 1 + distances[1:].argmax(0), 0)
 
 
-def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSource) -> np.ndarray | None:
+def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSource) -> LabelStack | None:
     """Class indices y^n of every slice that are known without any network or registration, (Z, Y, X), else None.
+
+    Of a large volume (see `is_large`) they are made slice by slice when they are asked for, else at once.
 
     Given labels where `source` is ``"given"`` or ``"auto"`` and the volume has some; otherwise shapes interpolated
     between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's
@@ -116,16 +215,13 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     """
     if not is_known_beforehand(volume, source):
         return None
-    clean = volume.clean_slices
-    truth = clean_labels(task, volume)
-    given = _given(volume, source)
+    given, labels = _given(volume, source), CleanLabels(task, volume)
+    stack: LabelStack
     if given is not None:
-        filled = np.empty(volume.shape, index_dtype(task.n_classes))
-        for z in range(volume.n_slices):
-            filled[z] = task.class_indices(np.asarray(given[z]))
-        filled[list(clean)] = truth
-        return filled
-    return interpolate(truth, clean, range(volume.n_slices), task.n_classes)
+        stack = GivenLabels(task, volume, given)
+    else:
+        stack = Interpolation(labels, volume.clean_slices, volume.slice_shape, task.n_classes)
+    return stack if is_large(volume) else np.stack([stack[z] for z in range(volume.n_slices)])
 
 
 def is_known_beforehand(volume: Volume, source: InitialLabelSource) -> bool:
@@ -172,5 +268,6 @@ def _given(volume: Volume, source: InitialLabelSource) -> Any | None:
 
 def clean_labels(task: SegmentationTask, volume: Volume) -> np.ndarray:
     """Class indices on the clean slices, (number of clean slices, Y, X)."""
-    planes = [task.class_indices(volume.label_slice(z)) for z in volume.clean_slices]
-    return np.stack(planes) if planes else np.zeros((0, *volume.slice_shape), np.int64)
+    labels = CleanLabels(task, volume)
+    planes = [labels[i] for i in range(len(volume.clean_slices))]
+    return np.stack(planes) if planes else np.zeros((0, *volume.slice_shape), index_dtype(task.n_classes))

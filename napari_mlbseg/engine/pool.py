@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from napari_mlbseg.engine.augment import Batch, Sample, Sampler
-from napari_mlbseg.engine.initial_labels import index_dtype
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.shape_prior import ShapePrior, typical_reach
-from napari_mlbseg.engine.slices import SliceStore, round_up
+from napari_mlbseg.engine.slices import WHOLE_SIDE, SliceStore, is_large, round_up
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["Drawn", "Key", "Pool"]
 
 Key = tuple[int, int]  # number of the volume, and the slice
 _CACHED_PRIORS = 256
+_CACHED_BYTES = 2**28  # of priors, and of clean slices' labels
+_PIECE = WHOLE_SIDE // 2  # side of the parts in which large slices are weighed
 _REACH = 1.6  # sides of what a turned, shrunken and bent patch shows, in sides of the patch
 _ON_FOREGROUND = 0.7  # share of the patches that are put around a pixel of the foreground
 
@@ -48,8 +50,8 @@ class Pool:
     ----------
     stores : list of SliceStore
         Normalised slices of each volume.
-    initial : list of (ndarray or None)
-        y^n of each volume as class indices (Z, Y, X); see `set_initial_labels`.
+    initial : list of (LabelStack or None)
+        y^n of each volume as class indices; see `set_initial_labels`.
     anchored : list of bool
         Whether a volume's y^n was interpolated or propagated from its own clean slices.
     prior : ShapePrior
@@ -61,26 +63,31 @@ class Pool:
         self._rng = generator
         n_volumes = len(task.volumes)
         self.stores = [SliceStore(volume, task.config.context, device, n_volumes) for volume in task.volumes]
-        self.initial: list[np.ndarray | None] = [None] * n_volumes
+        self.initial: list[LabelStack | None] = [None] * n_volumes
         self.anchored = [False] * n_volumes
         self.clean: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.clean_slices]
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
         self._sampler = Sampler(self.patch, task.n_classes, generator)
-        dtype = index_dtype(task.n_classes)  # whole volumes may be clean
-        self._clean_labels = {
-            (i, z): task.class_indices(task.volumes[i].label_slice(z)).astype(dtype) for i, z in self.clean
-        }
-        self.prior = ShapePrior(task.config, task.n_classes, typical_reach(list(self._clean_labels.values())))
-        self._prior_of = lru_cache(maxsize=_CACHED_PRIORS)(self._make_prior)
+        self._is_clean = frozenset(self.clean)
+        largest = max(math.prod(volume.slice_shape) for volume in task.volumes)
+        dtype = index_dtype(task.n_classes)
+        fitting = _CACHED_BYTES // (largest * dtype.itemsize)  # whole volumes may be clean
+        self._clean_labels = lru_cache(maxsize=max(8, fitting))(self._read_clean_labels)
+        self.prior = ShapePrior(task.config, task.n_classes, typical_reach(map(self._clean_labels, self.clean)))
+        fitting = _CACHED_BYTES // (4 * largest * max(1, task.n_classes - 1))
+        self._prior_of = lru_cache(maxsize=max(4, min(_CACHED_PRIORS, fitting)))(self._make_prior)
 
-    def set_initial_labels(self, labels: Sequence[np.ndarray | None], anchored: Sequence[bool]) -> None:
-        """y^n of each volume as class indices (Z, Y, X); None where they are not known yet.
+    def set_initial_labels(self, labels: Sequence[LabelStack | None], anchored: Sequence[bool]) -> None:
+        """y^n of each volume as class indices; None where they are not known yet.
 
-        `anchored` says whether they were interpolated or propagated from the volume's own clean slices.
+        `anchored` says whether they were interpolated or propagated from the volume's own clean slices. Where labels of
+        some slices are known, only these are drawn from then on.
         """
         self.initial, self.anchored = list(labels), list(anchored)
         self._prior_of.cache_clear()
+        some = {number: set(stack) for number, stack in enumerate(labels) if isinstance(stack, SomeLabels)}
+        self.unlabelled = [(i, z) for i, z in self.unlabelled if i not in some or z in some[i]]
 
     def draw_clean(self, n: int, *, augment: bool) -> Batch:
         """`n` patches of clean slices with the user's labels."""
@@ -96,11 +103,23 @@ class Pool:
         """One patch of a clean slice, not augmented."""
         return self._sampler.plain([self._sample(key)])
 
-    def whole(self, key: Key) -> Batch:
-        """One whole slice with its initial labels, padded to what the network takes."""
-        divisor = size_divisor(self.task.config)
-        rows, columns = (max(round_up(side, divisor), 2 * divisor) for side in self.task.volumes[key[0]].slice_shape)
-        return Sampler((rows, columns), self.task.n_classes, self._rng).plain([self._sample(key, whole=True)])
+    def pieces(self, key: Key) -> Iterator[Batch]:
+        """One whole slice with its initial labels, padded to what the network takes; a large one part by part."""
+        divisor, shape = size_divisor(self.task.config), self.task.volumes[key[0]].slice_shape
+        sides = [min(side, _PIECE) for side in shape] if is_large(shape) else list(shape)
+        padded = tuple(max(round_up(side, divisor), 2 * divisor) for side in sides)
+        sampler = Sampler((padded[0], padded[1]), self.task.n_classes, self._rng)
+        for top in range(0, shape[0], sides[0]):
+            for left in range(0, shape[1], sides[1]):
+                rows = slice(top, min(top + sides[0], shape[0]))
+                columns = slice(left, min(left + sides[1], shape[1]))
+                centre = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
+                yield sampler.plain([self._cut(key, rows, columns, centre)])
+
+    def n_pieces(self, number: int) -> int:
+        """How many parts `pieces` makes of a slice of a volume."""
+        shape = self.task.volumes[number].slice_shape
+        return math.prod(-(-side // _PIECE) for side in shape) if is_large(shape) else 1
 
     def doubted(self, batch: Batch) -> Tensor:
         """What the student sees of a batch in training: the image, and the prior bent at random."""
@@ -125,28 +144,42 @@ class Pool:
 
     def clean_labels(self, key: Key) -> np.ndarray:
         """The user's labels of a clean slice as class indices (Y, X), int64."""
-        return self._clean_labels[key].astype(np.int64)
+        return self._clean_labels(key).astype(np.int64)
 
     def initial_slice(self, key: Key) -> np.ndarray | None:
         """y^n of a slice as class indices (Y, X), on clean slices the user's labels; None where not known."""
-        if key in self._clean_labels:
-            return self._clean_labels[key]
+        if key in self._is_clean:
+            return self._clean_labels(key)
         initial = self.initial[key[0]]
+        if isinstance(initial, SomeLabels):
+            return initial.get(key[1])
         return None if initial is None else initial[key[1]]
 
-    def _sample(self, key: Key, *, whole: bool = False) -> Sample:
-        """A slice, or as much of it as a patch may show, around a pixel that is mostly on the foreground."""
+    def _sample(self, key: Key) -> Sample:
+        """As much of a slice as a patch may show, around a pixel that is mostly on the foreground."""
+        shape = self.task.volumes[key[0]].slice_shape
+        centre = self._centre(self.initial_slice(key), shape)
+        return self._cut(key, *self._window(centre, shape), centre)
+
+    def _cut(self, key: Key, rows: slice, columns: slice, centre: tuple[int, int]) -> Sample:
+        """Rows and columns of a slice with what is known of them, around `centre` (of the slice)."""
         shape, known = self.task.volumes[key[0]].slice_shape, self.initial_slice(key)
-        row, column = self._centre(known, shape)
-        rows, columns = (slice(0, shape[0]), slice(0, shape[1])) if whole else self._window((row, column), shape)
+        if is_large(shape):
+            prior = self.prior.window(known, rows, columns, self.device)
+        else:
+            prior = self._prior_of(key)[:, rows, columns]
         labels = np.zeros(shape, np.uint8) if known is None else known
         return Sample(
-            self.stores[key[0]][key[1]][:, rows, columns],
-            self._prior_of(key)[:, rows, columns],
+            self.stores[key[0]].window(key[1], rows, columns),
+            prior,
             torch.from_numpy(labels[rows, columns].astype(np.int64)).to(self.device),
-            centre=(row - rows.start, column - columns.start),
+            centre=(centre[0] - rows.start, centre[1] - columns.start),
             origin=(rows.start, columns.start),
         )
+
+    def _read_clean_labels(self, key: Key) -> np.ndarray:
+        labels = self.task.class_indices(self.task.volumes[key[0]].label_slice(key[1]))
+        return labels.astype(index_dtype(self.task.n_classes))
 
     def _centre(self, labels: np.ndarray | None, shape: tuple[int, int]) -> tuple[int, int]:
         """A pixel to put a patch around: mostly one of a foreground class, each class alike, else any."""

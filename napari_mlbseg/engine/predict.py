@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,15 @@ from napari_mlbseg.engine.pseudo_labels import ensemble, most_likely
 from napari_mlbseg.engine.results import ForgottenResults, MemoryResults, ResultArray, Results
 from napari_mlbseg.engine.shape_prior import ShapePrior
 from napari_mlbseg.engine.slice_statistics import slice_statistics
-from napari_mlbseg.engine.slices import SliceStore, pad_to, round_up
+from napari_mlbseg.engine.slices import WHOLE_SIDE, SliceStore, is_large, pad_to, round_up
 from napari_mlbseg.engine.views import View, sample_views, warp
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 
-__all__ = ["PREDICTED", "Predictor", "in_batches", "predict", "predict_volume", "write_slices"]
+__all__ = ["PREDICTED", "Predictor", "in_batches", "predict", "predict_volume", "probe", "write_slices"]
 
-_WHOLE_SIDE = 768  # slices up to this side are predicted at once, larger ones in overlapping tiles
+_TILE = WHOLE_SIDE // 2  # side of the overlapping tiles in which larger slices are predicted
+_OVERLAP = 0.25
 _BATCH_PIXELS = 2**19  # pixels of slices times views that are predicted together
 
 
@@ -69,13 +71,26 @@ class Predictor:
         return views.mean()[..., :height, :width], views.agreement()[..., :height, :width]
 
     def _probability(self, x: Tensor) -> Tensor:
-        if max(x.shape[-2:]) <= _WHOLE_SIDE:
+        if not is_large((x.shape[-2], x.shape[-1])):
             return self._network(x).float().softmax(1)
-        tile = tuple(min(side, _WHOLE_SIDE // 2) for side in x.shape[-2:])
-        infer = SlidingWindowInferer(tile, sw_batch_size=4, overlap=0.25, mode="gaussian")
+        tile = tuple(min(side, _TILE) for side in x.shape[-2:])
+        infer = SlidingWindowInferer(tile, sw_batch_size=4, overlap=_OVERLAP, mode="gaussian")
         predicted = infer(x, lambda patch: self._network(patch).float().softmax(1))
         assert isinstance(predicted, Tensor)
         return predicted
+
+
+def probe(image: Tensor) -> tuple[Tensor, int]:
+    """A part of a slice (C, Y, X), and how many times as long as it the slice takes to predict.
+
+    A slice that is predicted at once is that part itself.
+    """
+    shape = image.shape[-2], image.shape[-1]
+    if not is_large(shape):
+        return image, 1
+    strides = [max(1, int(min(side, _TILE) * (1 - _OVERLAP))) for side in shape]
+    tiles = math.prod(max(0, math.ceil((n - _TILE) / stride)) + 1 for n, stride in zip(shape, strides, strict=True))
+    return image[:, :_TILE, :_TILE], tiles
 
 
 def write_slices(

@@ -10,10 +10,11 @@ from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.events import Event, Losses, Progress, Stage
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["Meter", "PreviewOrder"]
+__all__ = ["Meter", "PreviewOrder", "spread"]
 
 _SPEAK_SECONDS = 0.4
 _PREVIEW_SHARE = 0.06  # of the time since the last preview
+_DEAREST_SHARE = 0.15  # where a single slice takes longer than that
 
 
 class Meter:
@@ -25,6 +26,7 @@ class Meter:
         self._count = 0
         self._spoke = 0.0
         self._previewed = time.monotonic()
+        self._interval = schedule.config.preview_interval
 
     def tick(self, stage: Stage, bootstrap_step: int, step: int, losses: dict[str, float]) -> Iterator[Event]:
         """Take in a step; yields `Losses` and `Progress` if the last ones are old enough."""
@@ -55,15 +57,16 @@ class Meter:
 
     def preview_is_due(self) -> bool:
         """Whether the last preview is old enough."""
-        return time.monotonic() - self._previewed >= self._schedule.config.preview_interval
+        return time.monotonic() - self._previewed >= self._interval
 
     def preview_seconds(self) -> float:
         """Seconds that a preview may take."""
         return _PREVIEW_SHARE * self._schedule.config.preview_interval
 
-    def previewed(self) -> None:
-        """A preview was just made."""
+    def previewed(self, seconds: float) -> None:
+        """A preview was just made, and took so long: the next one waits accordingly."""
         self._previewed = time.monotonic()
+        self._interval = max(self._schedule.config.preview_interval, seconds / _DEAREST_SHARE)
 
 
 class PreviewOrder:
@@ -81,7 +84,7 @@ class PreviewOrder:
         self._numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
         self._sizes = [volume.n_slices for volume in task.volumes]
         self._first = next(((i, v.focus) for i, v in enumerate(task.volumes) if v.focus is not None), None)
-        self._ring = deque(key for number, size in enumerate(self._sizes) for key in _spread(number, size))
+        self._ring = deque(key for number, size in enumerate(self._sizes) for key in spread(number, size))
 
     def in_view(self) -> tuple[int, int] | None:
         """Volume and slice that the user looks at, as far as they are part of the task."""
@@ -108,7 +111,7 @@ class PreviewOrder:
         return sorted(range(self._sizes[number]), key=lambda z: abs(z - middle))
 
 
-def _spread(number: int, size: int) -> list[tuple[int, int]]:
+def spread(number: int, size: int) -> list[tuple[int, int]]:
     """All slices of a volume in an order in which any beginning is spread evenly (bit-reversed)."""
     bits = max(1, (size - 1).bit_length())
     order = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))

@@ -15,6 +15,7 @@ from torch import Tensor
 from napari_mlbseg.config import InitialLabelSource
 from napari_mlbseg.engine.initial_labels import (
     Filler,
+    bounding_box,
     class_distances,
     clean_labels,
     decide,
@@ -22,6 +23,7 @@ from napari_mlbseg.engine.initial_labels import (
     index_dtype,
     interpolate,
     is_interpolable,
+    is_large,
 )
 from napari_mlbseg.task import SegmentationTask, Volume
 
@@ -34,7 +36,6 @@ _FINE_SIDE = 256  # larger images end at a coarser level, about this large
 _WARPS = 3  # linearisations on each level
 _DAMPING = 1e-2  # of the least squares, relative to the image's mean squared gradient
 _BATCH_PIXELS = 2**21  # pixels of all pairs that are registered together: bounds the memory
-_MOST_VOXELS = 2**27  # larger volumes keep interpolated labels: displacements take 16 bytes a voxel
 _MARGIN = 24  # pixels around the labels that take part in the registration
 _NEIGHBOURHOOD = 5.0  # pixels, standard deviation: where two images are compared to see how well one was carried
 _TOLERANCE = 0.1  # of the images' range: so much difference makes a carried label count e times less
@@ -133,7 +134,7 @@ class SliceMotion:
     def __init__(self, volume: Volume, labels: np.ndarray) -> None:
         self.volume = volume
         self._first, self._last = volume.clean_slices[0], volume.clean_slices[-1]
-        self._region = _region(labels)
+        self._region = bounding_box(np.any(labels > 0, axis=0), _MARGIN)
         if self._region is not None:
             path = range(self._first, self._last + 1)
             self._images = torch.from_numpy(np.stack([_flow_image(volume, z)[self._region] for z in path]))[:, None]
@@ -272,8 +273,8 @@ def labels_from_others(task: SegmentationTask, volume: Volume) -> np.ndarray:
 
 def _is_propagable(volume: Volume, source: InitialLabelSource) -> bool:
     """Whether labels of the volume are wanted by propagation, and its displacements fit into memory."""
-    fits = math.prod(volume.shape) <= _MOST_VOXELS
-    return is_interpolable(volume) and fits and (source == "propagation" or volume.initial_labels is None)
+    wanted = source == "propagation" or volume.initial_labels is None
+    return wanted and is_interpolable(volume) and not is_large(volume)
 
 
 def _interpolating(task: SegmentationTask) -> Filler:
@@ -288,18 +289,6 @@ def _flows(fixed: Tensor, moving: Tensor) -> Tensor:
     """`optical_flow` of many pairs, some at a time."""
     n = max(1, _BATCH_PIXELS // (fixed.shape[-1] * fixed.shape[-2]))
     return torch.cat([optical_flow(f, m) for f, m in zip(fixed.split(n), moving.split(n), strict=True)])
-
-
-def _region(labels: np.ndarray) -> tuple[slice, slice] | None:
-    """Rows and columns around all labels, with a margin; None if there are none."""
-    found = ndimage.find_objects((labels > 0).any(0).astype(np.uint8))
-    if not found:
-        return None
-    rows, columns = found[0]
-    return (
-        slice(max(0, rows.start - _MARGIN), rows.stop + _MARGIN),
-        slice(max(0, columns.start - _MARGIN), columns.stop + _MARGIN),
-    )
 
 
 def _flow_image(volume: Volume, z: int) -> np.ndarray:

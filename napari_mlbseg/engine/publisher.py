@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
-from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, probe, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.results import Results
@@ -30,6 +30,8 @@ from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 __all__ = ["Publisher"]
 
 _WRITE_SECONDS = 0.014  # to write a slice's seven arrays
+_WRITTEN_PIXELS = 2**17  # of a slice that takes so long; larger ones, longer
+_OVERTIME = 0.05  # of the time budget, after which slices that are not predicted yet are left
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
 _LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
@@ -64,6 +66,8 @@ class Publisher:
     ----------
     maps : WeightMaps
         Running means of the weights.
+    unreached : dict of int to list of int
+        By number of the volume, slices that `final` had no time for.
     outline_seconds : float
         What it took to draw the initial labels from the clean slices: to look again, that is done once more.
     """
@@ -85,6 +89,12 @@ class Publisher:
         self.maps = WeightMaps()
         self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
+        self.unreached: dict[int, list[int]] = {}
+
+    @property
+    def n_unreached(self) -> int:
+        """Slices that `final` had no time for."""
+        return sum(map(len, self.unreached.values()))
 
     @property
     def network(self) -> nn.Module:
@@ -114,7 +124,7 @@ class Publisher:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
 
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
-        and pixels that no step visited keep the weight 0.
+        and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
         """
         began, done = self._schedule.seconds, 0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
@@ -124,6 +134,9 @@ class Publisher:
             for batch in in_batches(self._wanted(number), size):
                 if stops():
                     return
+                if self._is_overdue(number, len(batch)):
+                    self.unreached.setdefault(number, []).extend(batch)
+                    continue
                 if self._can_visit(number, len(batch), total - done):
                     self._visit([(number, z) for z in batch])
                 if trained:
@@ -282,27 +295,45 @@ class Publisher:
             if self._direction is None:
                 clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
                 self._direction = self._learner.clean_direction(clean)
-            weights = self._learner.weights(self._pool.whole(key), self._direction)
-            initial, pseudo = on_slice(weights, [View()])
-            self.maps.add(key, self.task.volumes[key[0]].slice_shape, (0, 0), initial[0], pseudo[0])
+            for piece in self._pool.pieces(key):
+                initial, pseudo = on_slice(self._learner.weights(piece, self._direction), [View()])
+                self.maps.add(key, self.task.volumes[key[0]].slice_shape, piece.corners[0], initial[0], pseudo[0])
 
     def _measure_costs(self) -> None:
-        """Seconds to predict and to weigh a slice of each volume; the same where slices are padded alike."""
-        predictor = Predictor(self.network, self.task.config, self.task.config.n_views_predict)
+        """Seconds to predict and to weigh a slice of each volume; the same where slices are padded alike.
+
+        Of large slices only a part is predicted in one view, and a part is weighed.
+        """
         direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
         measured: dict[tuple[int, ...], tuple[float, float]] = {}
-        for number, volume in enumerate(self.task.volumes):
+        for number in range(len(self.task.volumes)):
             if not self._wanted(number):
                 self._costs.append((0.0, 0.0))
                 continue
-            whole = self._pool.whole((number, 0))
-            shape = tuple(whole.image.shape)
+            piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
+            shape = (*piece.image.shape, n_pieces)
             if shape not in measured:
-                n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
-                images = [self._pool.network_input((number, z)) for z in range(n)]
-                predicting = _seconds(predictor, images) / n + _WRITE_SECONDS
-                measured[shape] = predicting, _seconds(self._learner.weights, whole, direction)
+                weighing = n_pieces * _seconds(self._learner.weights, piece, direction)
+                measured[shape] = self._seconds_to_predict(number), weighing
             self._costs.append(measured[shape])
+
+    def _seconds_to_predict(self, number: int) -> float:
+        """Seconds to predict a slice of a volume with all views and to write it."""
+        volume, n_views = self.task.volumes[number], self.task.config.n_views_predict
+        part, times = probe(self._pool.network_input((number, 0)))
+        predictor = Predictor(self.network, self.task.config, n_views if times == 1 else 1)
+        n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
+        if times == 1:
+            seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
+        else:
+            seconds = _seconds(predictor, [part]) * times * n_views
+        return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
+
+    def _is_overdue(self, number: int, slices: int) -> bool:
+        """Whether slices of a volume would be predicted too late, even in a single view."""
+        budget = self.task.config.time_budget
+        seconds = slices * self._costs[number][0] / self.task.config.n_views_predict if self._costs else 0.0
+        return budget is not None and self._schedule.remaining + _OVERTIME * budget < seconds
 
     def _can_visit(self, number: int, slices: int, left: int) -> bool:
         """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first."""

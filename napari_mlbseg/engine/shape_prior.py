@@ -8,7 +8,8 @@ clean slices. Sometimes it is withheld (all zero), so that the network also work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def with_fitting_prior(task: SegmentationTask) -> SegmentationTask:
     return replace(task, config=config.model_copy(update={"prior_dropout": missing}))
 
 
-def typical_reach(planes: Sequence[np.ndarray]) -> float:
+def typical_reach(planes: Iterable[np.ndarray]) -> float:
     """How far initial labels may err, in pixels: a fifth of the structure's radius, from clean slices (Y, X) of ints.
 
     The radius is that of a disc as large as the median foreground.
@@ -100,6 +101,16 @@ class ShapePrior:
         if labels is None or not self.channels:
             return torch.zeros(self.channels, *shape, device=device)
         return self.distances(labels, self.channels + 1).to(device)
+
+    def window(self, labels: np.ndarray | None, rows: slice, columns: slice, device: torch.device) -> Tensor:
+        """Part of the prior channels, (K - 1, y, x), of class indices (Y, X): the same as that part of the whole."""
+        size = rows.stop - rows.start, columns.stop - columns.start
+        if labels is None or not self.channels:
+            return self(None, size, device)
+        margin = math.ceil(_LIMIT * self.reach) + 1  # an outline farther away makes no difference
+        top, left = max(0, rows.start - margin), max(0, columns.start - margin)
+        around = self(labels[top : rows.stop + margin, left : columns.stop + margin], (0, 0), device)
+        return around[:, rows.start - top :, columns.start - left :][:, : size[0], : size[1]]
 
     def distances(self, labels: np.ndarray, n_classes: int) -> Tensor:
         """Signed distances to the outline of each foreground class in reaches, cut off, (K - 1, Y, X)."""

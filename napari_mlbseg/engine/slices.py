@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,9 +13,15 @@ from torch import Tensor
 
 from napari_mlbseg.task import Volume
 
-__all__ = ["Normalisation", "SliceStore", "pad_to", "round_up"]
+__all__ = ["Normalisation", "SliceStore", "WHOLE_SIDE", "is_large", "pad_to", "round_up"]
+
+#: Slices up to this side are seen whole; larger ones, in parts.
+WHOLE_SIDE = 768
 
 _SAMPLED_SLICES = 48  # slices from which the intensity range of a volume is read
+_SAMPLED_SIDE = 512  # of a large slice, so much is read
+_GOLDEN = 0.6180339887  # its multiples, modulo 1, are spread evenly however many there are
+_CACHED_BYTES = 2**28  # of one volume
 _CACHED_SLICES = 96  # of one volume
 _CACHED_IN_ALL = 1024  # of all volumes of a training: else every one of many would be in memory twice
 
@@ -28,10 +36,12 @@ class Normalisation:
     """
 
     def __init__(self, volume: Volume) -> None:
-        picked = np.linspace(0, volume.n_slices - 1, min(_SAMPLED_SLICES, volume.n_slices)).astype(int)
-        planes = np.stack([volume.image_slice(int(z)) for z in picked]).astype(np.float32)  # (n, C, Y, X)
-        step = max(1, int(np.sqrt(planes[:, 0].size / 2e6)))
-        values = np.moveaxis(planes[..., ::step, ::step], 1, 0).reshape(planes.shape[1], -1)
+        picked = np.linspace(0, volume.n_slices - 1, min(_SAMPLED_SLICES, volume.n_slices)).astype(int).tolist()
+        read = _windows(volume, picked) if is_large(volume.slice_shape) else map(volume.image_slice, picked)
+        pixels = _SAMPLED_SIDE**2 if is_large(volume.slice_shape) else math.prod(volume.slice_shape)
+        step = max(1, int(np.sqrt(len(picked) * pixels / 2e6)))
+        planes = np.stack([plane[..., ::step, ::step] for plane in read]).astype(np.float32)  # (n, C, Y, X)
+        values = np.moveaxis(planes, 1, 0).reshape(planes.shape[1], -1)
         values = np.where(np.isfinite(values), values, np.nan)
         values = np.where(np.isnan(values).all(1, keepdims=True), 0, values)
         self.low, self.high = np.nanpercentile(values, [0.5, 99.5], axis=1).astype(np.float32)
@@ -66,19 +76,48 @@ class SliceStore:
         self.device = device
         self._offsets = range(-context, context + 1)
         self._normalise = Normalisation(volume)
-        cached = max(2 * len(self._offsets), min(_CACHED_SLICES, _CACHED_IN_ALL // n_volumes))
+        rows, columns = volume.slice_shape
+        fitting = _CACHED_BYTES // (4 * volume.n_channels * rows * columns)
+        cached = max(2 * len(self._offsets), min(_CACHED_SLICES, _CACHED_IN_ALL // n_volumes, fitting))
         self._plane = lru_cache(maxsize=cached)(self._load)
 
     def __getitem__(self, z: int) -> Tensor:
         """Slice `z` with its context, (C * (2 * context + 1), Y, X)."""
+        return self._with_context(z, self._plane)
+
+    def window(self, z: int, rows: slice, columns: slice) -> Tensor:
+        """Part of slice `z` with its context; of a large slice no more than that is read."""
+        if not is_large(self.volume.slice_shape):
+            return self[z][:, rows, columns]
+        return self._with_context(z, lambda plane: self._tensor(self.volume.image_window(plane, rows, columns)))
+
+    def _with_context(self, z: int, read: Callable[[int], Tensor]) -> Tensor:
         if self.volume.independent_slices:
-            return self._plane(z).repeat(len(self._offsets), 1, 1)
+            return read(z).repeat(len(self._offsets), 1, 1)
         last = self.volume.n_slices - 1
-        planes = [self._plane(min(max(z + offset, 0), last)) for offset in self._offsets]
+        planes = [read(min(max(z + offset, 0), last)) for offset in self._offsets]
         return planes[0] if len(planes) == 1 else torch.cat(planes)
 
     def _load(self, z: int) -> Tensor:
-        return torch.from_numpy(self._normalise(self.volume.image_slice(z))).to(self.device)
+        return self._tensor(self.volume.image_slice(z))
+
+    def _tensor(self, image: np.ndarray) -> Tensor:
+        return torch.from_numpy(self._normalise(image)).to(self.device)
+
+
+def is_large(shape: tuple[int, int]) -> bool:
+    """Whether slices of this shape are seen in parts."""
+    return max(shape) > WHOLE_SIDE
+
+
+def _windows(volume: Volume, slices: Sequence[int]) -> Iterator[np.ndarray]:
+    """A part of each of `slices`, all of one shape and spread evenly over the slices' rows and columns."""
+    sides = [min(side, _SAMPLED_SIDE) for side in volume.slice_shape]
+    for number, z in enumerate(slices):
+        shares = (number * _GOLDEN) % 1, (number * _GOLDEN**2) % 1
+        starts = [int(s * (n - side)) for s, n, side in zip(shares, volume.slice_shape, sides, strict=True)]
+        rows, columns = (slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+        yield volume.image_window(z, rows, columns)
 
 
 def round_up(size: int, divisor: int) -> int:

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from napari_mlbseg.engine.initial_labels import known_labels
+from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.results import ForgottenResults, Results
-from napari_mlbseg.events import Event, Preview, Progress, Stage, Started
-from napari_mlbseg.task import SegmentationTask, Volume
+from napari_mlbseg.events import Event, Progress, Stage, Started
+from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["train"]
 
@@ -76,42 +75,16 @@ def train(
     yield Started(device=device, seed=task.config.seed)
     yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
     known = {volume.name: known_labels(task, volume, task.config.initial_labels) for volume in task.volumes}
+    writer = InitialWriter(results, task, start)
     for volume in task.volumes:
-        yield write_initial_labels(results, task, volume, known[volume.name], start)
+        yield from writer.write(volume, known[volume.name])
 
     from napari_mlbseg.engine.training import Training
 
     numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
     keys = None if only is None else [(numbers[name], z) for name, z in only]
-    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys)
+    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys, writer)
     yield from training.initial_labels(known)
     yield from training.bootstrap()
     yield from training.weighted()
     yield from training.finish()
-
-
-def write_initial_labels(
-    results: Results, task: SegmentationTask, volume: Volume, labels: np.ndarray | None, start: float
-) -> Preview:
-    """Show y^n, which until the network knows better are also the pseudo-labels; the slice in view first.
-
-    Parameters
-    ----------
-    labels : ndarray of int, (Z, Y, X), or None
-        Class indices; None where only a network can tell: then clean slices alone are shown.
-    """
-    arrays = results[volume.name]
-    values = np.asarray(task.class_values)
-    slices = range(volume.n_slices) if labels is not None else volume.clean_slices
-    nearest_first = sorted(slices, key=lambda z: abs(z - (volume.focus or 0)))
-    for z in nearest_first:
-        plane = values[labels[z]] if labels is not None else volume.label_slice(z)
-        arrays["initial_labels"][z] = plane
-        arrays["pseudo_labels"][z] = plane
-    return Preview(
-        volume=volume.name,
-        slices=tuple(sorted(slices)),
-        arrays=("initial_labels", "pseudo_labels"),
-        stage=Stage.INITIAL_LABELS,
-        seconds=time.monotonic() - start,
-    )

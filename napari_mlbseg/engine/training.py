@@ -10,25 +10,29 @@ import torch
 
 from napari_mlbseg.engine.checkpoint import Model, save_model, warm_start
 from napari_mlbseg.engine.devices import describe_device, find_device
-from napari_mlbseg.engine.initial_labels import index_dtype
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype, is_large
+from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
 from napari_mlbseg.engine.networks import build_network
 from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
-from napari_mlbseg.engine.progress import Meter, PreviewOrder
+from napari_mlbseg.engine.progress import Meter, PreviewOrder, spread
 from napari_mlbseg.engine.propagation import improve
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import with_fitting_prior
-from napari_mlbseg.engine.train import Focus, write_initial_labels
+from napari_mlbseg.engine.train import Focus
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
 from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = ["Training"]
+
+_LABELLING_SHARE = 0.15  # of the time that is left, for the initial labels of a large volume by the network
+_MOST_LABELLED = 64  # of its slices
 
 
 class Training:
@@ -48,10 +52,12 @@ class Training:
         save_to: Path | None,
         start: float,
         only: Collection[Key] | None = None,
+        writer: InitialWriter | None = None,
     ) -> None:
         task = with_fitting_prior(task)
         config = task.config
-        self.task, self._results = task, results
+        self.task = task
+        self._writer = InitialWriter(results, task, start) if writer is None else writer
         self._stop, self._save_to, self._start = stop, save_to, start
         self._stopped = False
         self._device = find_device(device)
@@ -81,7 +87,7 @@ class Training:
         """What it shows."""
         return self._publisher
 
-    def initial_labels(self, known: Mapping[str, np.ndarray | None]) -> Iterator[Event]:
+    def initial_labels(self, known: Mapping[str, LabelStack | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config
         yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
@@ -94,7 +100,7 @@ class Training:
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
             for volume in self.task.volumes:
                 if volume.name in improved:
-                    yield self._show_initial(volume, labels[volume.name])
+                    yield from self._writer.write(volume, labels[volume.name])
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
         self._pool.set_initial_labels(
             [labels[volume.name] for volume in self.task.volumes],
@@ -154,6 +160,7 @@ class Training:
         if not self._stops():
             trained = steps > 0 or self._is_warm
             yield from self._publisher.final(trained=trained, stops=self._stops)
+            yield from self._show_the_unreached()
             predicted_until = self._schedule.seconds
             if trained:
                 yield from self._publisher.look_again(self._stops)
@@ -167,22 +174,26 @@ class Training:
                 "seconds_look_again": self._schedule.seconds - predicted_until,
                 "bootstrap_steps": self._bootstrap_step,
                 "steps": self._step,
+                "slices_unreached": self._publisher.n_unreached,
                 "peak_memory_bytes": peak_memory(self._device),
             }
         )
         reason = self._schedule.finish_reason(self._step) or FinishReason.NOTHING_TO_TRAIN
-        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds)
+        unreached = self._publisher.n_unreached
+        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
         """Show some slices if the last ones are old enough."""
         if self._meter.preview_is_due():
+            began = self._schedule.seconds
             yield from self._publisher.preview(stage, self._meter.preview_seconds())
-            self._meter.previewed()
+            self._meter.previewed(self._schedule.seconds - began)
 
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
 
-        Of many volumes that takes minutes: it says how far it is, and can be stopped.
+        Of many volumes that takes minutes: it says how far it is, and can be stopped. Of a large volume only some
+        slices are predicted, as many as a share of the time allows, and only these are learnt from.
         """
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
         knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
@@ -194,24 +205,32 @@ class Training:
                 yield self._meter.progress(
                     Stage.BOOTSTRAP, self._bootstrap_step, 0, f"Initial labels: volume {done + 1} of {len(wanted)}"
                 )
-            labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
-            slices = volume.unlabelled_slices if knows else ()
+            predicted = SomeLabels()
+            slices = _spread(volume) if knows else ()
+            end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
             for batch in in_batches(slices, predictor.batch_size(volume.slice_shape)):
                 if self._stops():
                     return
                 probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
-                labels[batch] = most_likely(probability).cpu().numpy()
-            for z in volume.clean_slices:
-                labels[z] = self._pool.clean_labels((number, z))
-            found[number] = labels
-            yield self._show_initial(volume, labels)
+                planes = most_likely(probability).cpu().numpy().astype(index_dtype(self.task.n_classes))
+                predicted |= dict(zip(batch, planes, strict=True))
+                if is_large(volume) and self._schedule.seconds > end:
+                    break
+            predicted |= {z: self._pool.clean_labels((number, z)) for z in volume.clean_slices}
+            found[number] = labels = predicted if is_large(volume) else _stacked(predicted, volume, self.task.n_classes)
+            yield from self._writer.write(volume, labels)
         self._pool.set_initial_labels(found, self._pool.anchored)
 
-    def _show_initial(self, volume: Volume, labels: np.ndarray | None) -> Event:
-        return write_initial_labels(self._results, self.task, volume, labels, self._start)
+    def _show_the_unreached(self) -> Iterator[Event]:
+        """Initial labels of the slices that the time did not suffice to predict."""
+        for number, volume in enumerate(self.task.volumes):
+            unreached = self._publisher.unreached.get(number, [])
+            if unreached:
+                predicted = set(range(volume.n_slices)) - set(unreached)
+                yield from self._writer.write_rest(volume, self._pool.initial[number], predicted)
 
     def _source(
-        self, volume: Volume, known: Mapping[str, np.ndarray | None], labels: Mapping[str, np.ndarray | None]
+        self, volume: Volume, known: Mapping[str, LabelStack | None], labels: Mapping[str, LabelStack | None]
     ) -> str:
         """Where the initial labels of a volume came from, in a word."""
         if labels[volume.name] is None:
@@ -224,3 +243,19 @@ class Training:
     def _stops(self) -> bool:
         self._stopped = self._stopped or self._stop()
         return self._stopped
+
+
+def _spread(volume: Volume) -> tuple[int, ...]:
+    """Unlabelled slices: all, or of a large volume some, in an order whose every beginning is spread over the stack."""
+    if not is_large(volume):
+        return volume.unlabelled_slices
+    order = [z for _, z in spread(0, volume.n_slices) if not volume.clean[z]]
+    return tuple(order[:_MOST_LABELLED])
+
+
+def _stacked(planes: SomeLabels, volume: Volume, n_classes: int) -> np.ndarray:
+    """All slices of a volume as one array (Z, Y, X), background where nothing is known."""
+    labels = np.zeros(volume.shape, index_dtype(n_classes))
+    for z, plane in planes.items():
+        labels[z] = plane
+    return labels

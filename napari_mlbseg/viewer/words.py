@@ -51,6 +51,11 @@ def ending(event: Event, *, is_check: bool = False) -> str:
         return f"Done in {clock(event.seconds)}, without training steps."
     if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
         return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
+    if isinstance(event, Finished) and event.unreached:
+        return (
+            f"The time was up after {clock(event.seconds)}: {event.unreached} slices still show an earlier guess. "
+            "Train again with more time to predict them all."
+        )
     if isinstance(event, Finished):
         return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Cancelled):

@@ -1,0 +1,94 @@
+"""Shows y^n, which until a network knows better are also the pseudo-labels. Torch-free: it comes before all else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels
+from napari_mlbseg.engine.results import Results
+from napari_mlbseg.events import Preview, Stage
+from napari_mlbseg.task import SegmentationTask, Volume
+
+__all__ = ["InitialWriter"]
+
+_SPEAK_SECONDS = 0.5
+_SHARE = 0.1  # of the time budget, that may pass before anything is learnt
+_LEAST_SECONDS = 2.0
+
+
+class InitialWriter:
+    """Writes initial labels into results, the slice in view first.
+
+    Parameters
+    ----------
+    results : Results
+    task : SegmentationTask
+    start : float
+        `time.monotonic` at the start of the job.
+    """
+
+    def __init__(self, results: Results, task: SegmentationTask, start: float) -> None:
+        self._results, self._task, self._start = results, task, start
+        self._values = np.asarray(task.class_values)
+        self._written: dict[str, set[int]] = {volume.name: set() for volume in task.volumes}
+
+    def write(self, volume: Volume, labels: LabelStack | None) -> Iterator[Preview]:
+        """Write the labels of every slice, or of a large volume as many as a tenth of the time allows.
+
+        Parameters
+        ----------
+        labels : LabelStack or None
+            Class indices; None where only a network can tell: then clean slices alone are shown.
+        """
+        self._written[volume.name] = set()
+        budget = self._task.config.time_budget
+        end = math.inf if budget is None else self._start + max(_LEAST_SECONDS, _SHARE * budget)
+        slices = _known(volume, labels) or volume.clean_slices
+        yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
+
+    def write_rest(self, volume: Volume, labels: LabelStack | None, predicted: set[int]) -> Iterator[Preview]:
+        """Write what `write` left, but for slices that were `predicted`, for as long as the time budget lasts."""
+        budget = self._task.config.time_budget
+        end = math.inf if budget is None else self._start + budget
+        if labels is not None and time.monotonic() < end:
+            missing = set(_known(volume, labels)) - self._written[volume.name] - predicted
+            yield from self._write(volume, labels, sorted(missing), end)
+
+    def _write(self, volume: Volume, labels: LabelStack | None, slices: Sequence[int], end: float) -> Iterator[Preview]:
+        arrays = self._results[volume.name]
+        new: list[int] = []
+        spoke = time.monotonic()
+        for z in slices:
+            plane = self._values[labels[z]] if labels is not None else volume.label_slice(z)
+            arrays["initial_labels"][z] = plane
+            arrays["pseudo_labels"][z] = plane
+            new.append(z)
+            now = time.monotonic()
+            if now - spoke > _SPEAK_SECONDS or now > end:
+                yield self._said(volume, new)
+                new, spoke = [], now
+            if now > end:
+                return
+        if new or not slices:
+            yield self._said(volume, new)
+
+    def _said(self, volume: Volume, slices: Sequence[int]) -> Preview:
+        self._written[volume.name] |= set(slices)
+        return Preview(
+            volume=volume.name,
+            slices=tuple(sorted(slices)),
+            arrays=("initial_labels", "pseudo_labels"),
+            stage=Stage.INITIAL_LABELS,
+            seconds=time.monotonic() - self._start,
+        )
+
+
+def _known(volume: Volume, labels: LabelStack | None) -> Sequence[int]:
+    """Slices of which there are labels."""
+    if isinstance(labels, SomeLabels):
+        return sorted(labels)
+    return () if labels is None else range(volume.n_slices)
