@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import expanded_key
+
 __all__ = ["Reader", "SliceReader", "as_is", "highest_foreground", "preference"]
 
 #: Reads slices ``start:stop`` of a result, (n, Y, X).
@@ -53,7 +55,7 @@ class SliceReader:
 
     def __getitem__(self, key: Any) -> Any:
         """Read only the slices that `key` asks for."""
-        keys = _expand(key, self.ndim)
+        keys = expanded_key(key, self.ndim)
         if keys is None:  # fancy indexing: rare, and numpy knows best
             return np.asarray(self)[key]
         wanted = keys[self.slice_axis]
@@ -96,14 +98,3 @@ def preference(weight_initial: Any, weight_pseudo: Any) -> Reader:
         return np.divide(pseudo - initial, total, out=np.zeros_like(total), where=total > 0)
 
     return read
-
-
-def _expand(key: Any, ndim: int) -> tuple[Any, ...] | None:
-    """One int or slice an axis, or None where `key` is anything else."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    dots = [i for i, k in enumerate(keys) if k is Ellipsis]
-    if dots:
-        keys[dots[0] : dots[0] + 1] = [slice(None)] * (ndim - len(keys) + 1)
-    keys += [slice(None)] * (ndim - len(keys))
-    plain = all(isinstance(k, slice) or (isinstance(k, (int, np.integer)) and not isinstance(k, bool)) for k in keys)
-    return tuple(keys) if plain and len(keys) == ndim else None

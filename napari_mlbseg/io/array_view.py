@@ -1,0 +1,129 @@
+"""Arrays that stay on the disk: their axes in another order, some fixed, and nothing read until a part is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "is_lazy", "moved_axis"]
+
+#: Files of arrays larger than this are not read into memory where their format allows it.
+MAPPED_BYTES = 2**28
+
+
+class ArrayView:
+    """Array-like over another one; `numpy.moveaxis` and `transpose` make a view of it, not a copy.
+
+    Parameters
+    ----------
+    array : array-like
+        Takes integers and slices as indices: of zarr, dask, nibabel or numpy.
+    axes : sequence of int, optional
+        Axes of `array` in the order of the view; by default all of them, as they are.
+    fixed : mapping of int to int, optional
+        Axes of `array` that are left out, and the index at which they are read.
+    """
+
+    def __init__(self, array: Any, axes: Sequence[int] | None = None, fixed: Mapping[int, int] | None = None) -> None:
+        self.array = array
+        self.fixed = dict(fixed or {})
+        self.axes = tuple(axis for axis in range(array.ndim) if axis not in self.fixed) if axes is None else tuple(axes)
+        self.shape = tuple(int(array.shape[axis]) for axis in self.axes)
+        self.dtype = np.dtype(array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole array would take in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> ArrayView:  # noqa: N802 (as of numpy)
+        """The view with its axes reversed."""
+        return self.transpose()
+
+    def transpose(self, *order: Any) -> ArrayView:
+        """The view with its axes in another order, as of a numpy array."""
+        if len(order) == 1 and not isinstance(order[0], int | np.integer):
+            order = tuple(order[0])
+        order = order or tuple(range(self.ndim))[::-1]
+        return ArrayView(self.array, [self.axes[axis] for axis in order], self.fixed)
+
+    def take(self, index: int, axis: int) -> ArrayView:
+        """The view at one index of an axis."""
+        axis %= self.ndim
+        left = [a for position, a in enumerate(self.axes) if position != axis]
+        return ArrayView(self.array, left, {**self.fixed, self.axes[axis]: int(index)})
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Read a part: integers, slices and an ellipsis; anything else as numpy does, from the whole array."""
+        keys = expanded_key(key, self.ndim)
+        if keys is None:
+            return np.asarray(self)[key]
+        wanted: list[Any] = [None] * self.array.ndim
+        for axis, index in self.fixed.items():
+            wanted[axis] = index
+        reversed_axes = []
+        for axis, k in zip(self.axes, keys, strict=True):
+            wanted[axis], is_reversed = _forward(k, int(self.array.shape[axis]))
+            reversed_axes += [axis] if is_reversed else []
+        part = np.asarray(self.array[tuple(wanted)])
+        kept = [axis for axis in range(self.array.ndim) if isinstance(wanted[axis], slice)]
+        part = np.flip(part, [kept.index(axis) for axis in reversed_axes]) if reversed_axes else part
+        return part.transpose([kept.index(axis) for axis in self.axes if axis in kept])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The whole array."""
+        return np.asarray(self[(slice(None),) * self.ndim], dtype=dtype)
+
+
+def is_lazy(array: Any) -> bool:
+    """Whether an array is more than numpy's own: what must not be converted as a whole."""
+    return not isinstance(array, np.ndarray)
+
+
+def moved_axis(array: Any, source: int, target: int) -> Any:
+    """`numpy.moveaxis` that reads nothing, whatever the array."""
+    if source == target:
+        return array
+    if isinstance(array, np.ndarray) or hasattr(array, "transpose"):
+        return np.moveaxis(array, source, target)
+    return np.moveaxis(ArrayView(array), source, target)
+
+
+def _forward(key: Any, size: int) -> tuple[Any, bool]:
+    """An integer or slice that counts from the start and up, and whether its result is to be reversed."""
+    if not isinstance(key, slice):
+        return range(size)[key], False
+    numbers = range(size)[key]
+    if numbers.step > 0:
+        return slice(numbers.start, numbers.stop, numbers.step), False
+    if not numbers:
+        return slice(0, 0), False
+    return slice(numbers[-1], numbers[0] + 1, -numbers.step), True
+
+
+def expanded_key(key: Any, ndim: int) -> tuple[Any, ...] | None:
+    """One integer or slice an axis, or None where `key` is anything else."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    dots = [i for i, k in enumerate(keys) if k is Ellipsis]
+    if dots:
+        keys[dots[0] : dots[0] + 1] = [slice(None)] * (ndim - len(keys) + 1)
+    keys += [slice(None)] * (ndim - len(keys))
+    plain = all(isinstance(k, slice) or (isinstance(k, int | np.integer) and not isinstance(k, bool)) for k in keys)
+    return tuple(keys) if plain and len(keys) == ndim else None
