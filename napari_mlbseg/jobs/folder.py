@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "JobKind", "Request", "ZarrResults", "write_atomically"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew no arrays that the worker makes of files
 
 JobKind = Literal["train", "predict", "leave_one_out"]
 

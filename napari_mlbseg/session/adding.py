@@ -51,7 +51,8 @@ def _read_volume(row: StudyRow) -> AnnotatedVolume:
     outside = [z for z in row.clean if not 0 <= z < shape[slice_axis]]
     if outside:
         raise ImageFileError(
-            f"Slice {outside[0]} is given as clean but '{row.name}' has slices 0 to {shape[slice_axis] - 1}: correct it."
+            f"Slice {outside[0]} is given as clean but '{row.name}' has slices 0 to {shape[slice_axis] - 1}: correct "
+            "the column 'clean'."
         )
     scale = tuple(float(step) for step in options["scale"])
     return AnnotatedVolume(

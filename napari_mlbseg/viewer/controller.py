@@ -50,8 +50,8 @@ _POLL_MILLISECONDS = 100
 class DockController:
     """Owns the session of one dock; the panels call it and listen to it.
 
-    What belongs to reviewing a slice is its `reviewer`'s, what belongs to session folders its `files`', and what belongs to
-    volumes that are not in view its `study`'s. `bindings` are those of the session's volumes that have layers.
+    What belongs to reviewing a slice is its `reviewer`'s, what belongs to session folders its `files`', and what
+    belongs to volumes that are not in view its `study`'s. `bindings` are those of the session's volumes with layers.
 
     Parameters
     ----------

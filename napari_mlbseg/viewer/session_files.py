@@ -100,7 +100,7 @@ class SessionFiles:
     def add_layers(
         self, volume: AnnotatedVolume, marks: dict[int, SliceMarks], *, annotate: bool = False
     ) -> VolumeBinding:
-        """Layers of a volume that was read; `annotate`: with one to paint on in any case. The volume takes their name."""
+        """Layers of a volume that was read, which takes their name; `annotate`: with one to paint on in any case."""
         viewer = self._controller.viewer
         place = transform_from(volume.geometry) if volume.geometry is not None else {}
         metadata: dict[str, Any] = {}

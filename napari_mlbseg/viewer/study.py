@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,8 @@ __all__ = ["Study"]
 class Study:
     """The volumes of a dock's session.
 
-    A volume that came by `add`, or with a session of many, is *listed*: its layers come when a person turns to it and go
-    again when others were looked at since. What was painted on it stays in memory and in the session's folder.
+    A volume that came by `add`, or with a session of many, is *listed*: its layers come when a person turns to it and
+    go again when others were looked at since. What was painted on it stays in memory and in the session's folder.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Many volumes in one dock: added, shown one at a time, painted on, trained on together, and nothing painted is lost."""
+"""Many volumes in one dock: added, shown one at a time, painted on and trained on; nothing painted is lost."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     wait_for(lambda: len(controller.bindings) <= AT_ONCE)
     assert "b annotation" not in viewer.layers, "it was not looked at for longest"
     session = controller.session
-    wait_for(lambda: dict((row[0], row[1:3]) for row in table_of(dock))["a"] == ["1", "3"])
+    wait_for(lambda: {row[0]: row[1:3] for row in table_of(dock)}["a"] == ["1", "3"])
     show(dock, "b", wait_for)
     assert viewer.layers["b annotation"].data[1, 3:9, 3:9].all()
     show(dock, "a", wait_for)
