@@ -30,11 +30,11 @@ from napari_mlbseg.cli_inputs import (
     slice_numbers,
     trained_round,
     training_config,
-    training_volumes,
     writable_folder,
 )
 from napari_mlbseg.cli_predict import predict as predict_images
 from napari_mlbseg.cli_session import Watchable, add_session_parser
+from napari_mlbseg.cli_study import initial_label_source, training_rows, training_volumes
 from napari_mlbseg.config import PRESETS, Device, TrainingConfig
 from napari_mlbseg.engine.metrics import compare_labels
 from napari_mlbseg.io.files import SUFFIXES, read_labels
@@ -74,10 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, start: float) -> int:
     cluster = cluster_option(options)
-    config, initial_files = training_config(options, cluster, cluster_facts(cluster).has_gpu if cluster else None)
+    rows = training_rows(options)
+    has_gpu = cluster_facts(cluster).has_gpu if cluster else None
+    config = training_config(options, initial_label_source(options, rows), cluster, has_gpu)
     out = writable_folder(options.out)
     previous = None if options.resume is None else trained_round(options.resume, out)
-    volumes = training_volumes(options, initial_files)
+    volumes = training_volumes(options, rows)
     label_values = sorted({value for volume in volumes for value in volume.label_values})
     task = resolve_task([volume.volume for volume in volumes], config, class_values=label_values)
     for note in (note for volume in volumes for note in volume.notes):
@@ -191,9 +193,15 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train on clean slices and segment the others", description=_train_help())
     train.set_defaults(run=_train)
-    train.add_argument("images", nargs="+", metavar="IMAGE", help=f"image file ({', '.join(SUFFIXES)})")
-    train.add_argument("--labels", nargs="+", required=True, metavar="LABELS", help="label file of each image")
-    train.add_argument("--clean", required=True, help="clean slices: 12,24,36, or NAME:12,24;NAME:3 of several images")
+    train.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help=f"image file ({', '.join(SUFFIXES)}), folder of images, or CSV file with the columns image, labels, clean "
+        "and, where wanted, initial_labels and slice_axis",
+    )
+    train.add_argument("--labels", nargs="+", metavar="LABELS", help="label file of each image, or a folder of them")
+    train.add_argument("--clean", help="clean slices: 12,24,36, or NAME:12,24;NAME:3 of several images")
     train.add_argument("--out", required=True, metavar="DIR", help="folder for the results; it becomes the job folder")
     train.add_argument(
         "--initial-labels", nargs="+", metavar="SOURCE", help=f"{', '.join(SOURCES)}, or a file for each image"

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from napari_mlbseg.config import Device, InitialLabelSource, TrainingConfig
-from napari_mlbseg.io.files import has_known_suffix
-from napari_mlbseg.io.study import name_of
-from napari_mlbseg.io.volumes import FileVolume, load_volume
 from napari_mlbseg.jobs.devices import check_device
 from napari_mlbseg.jobs.folder import JobFolder
 
@@ -28,7 +25,6 @@ __all__ = [
     "trained_round",
     "trained_slice_axis",
     "training_config",
-    "training_volumes",
     "writable_folder",
 ]
 
@@ -41,19 +37,20 @@ class InputError(ValueError):
 
 
 def training_config(
-    options: argparse.Namespace, cluster: str = "", cluster_has_gpu: bool | None = None
-) -> tuple[TrainingConfig, list[str]]:
-    """The config that the options describe, and the files of initial labels.
+    options: argparse.Namespace, source: str | None, cluster: str = "", cluster_has_gpu: bool | None = None
+) -> TrainingConfig:
+    """The config that the options describe.
 
     Parameters
     ----------
     options : argparse.Namespace
+    source : str, optional
+        Of the initial labels; None: as the preset says.
     cluster : str
         Address of the cluster that is to compute; empty: this machine does.
     cluster_has_gpu : bool, optional
     """
     overrides: dict[str, Any] = {}
-    source, files = _initial_labels(options.initial_labels, len(options.images))
     if source is not None:
         overrides["initial_labels"] = source
     for name in ("time_budget", "steps", "seed"):
@@ -78,56 +75,7 @@ def training_config(
         has_gpu = device != "cpu"
     overrides |= {"device": device, "cluster": cluster}
     preset = options.preset or ("standard" if has_gpu else "quick")
-    return TrainingConfig.from_preset(preset, **overrides), files
-
-
-def _initial_labels(given: list[str] | None, n_images: int) -> tuple[str | None, list[str]]:
-    """Source of the initial labels (None: as the preset says), and files where they are given."""
-    if given is None:
-        return None, []
-    if len(given) == 1 and given[0] in SOURCES:
-        return given[0], []
-    strange = [name for name in given if not has_known_suffix(name)]
-    if strange:
-        raise InputError(f"--initial-labels {strange[0]} is no source: choose {', '.join(SOURCES)}, or give a file.")
-    if len(given) != n_images:
-        raise InputError(f"There are {n_images} images and {len(given)} initial labels: give one file for each image.")
-    return "given", given
-
-
-def training_volumes(options: argparse.Namespace, initial_files: list[str]) -> list[FileVolume]:
-    """Images with labels, clean slices and initial labels."""
-    images = [Path(image) for image in options.images]
-    if len(options.labels) != len(images):
-        raise InputError(f"There are {len(images)} images and {len(options.labels)} labels: give one for each image.")
-    clean = _clean_slices(options.clean, [name_of(image) for image in images])
-    return [
-        load_volume(
-            image,
-            labels_path=labels,
-            clean=clean.get(name_of(image), ()),
-            initial_labels_path=initial_files[number] if initial_files else None,
-            slice_axis=slice_axis_option(options.slice_axis),
-        )
-        for number, (image, labels) in enumerate(zip(images, options.labels, strict=True))
-    ]
-
-
-def _clean_slices(text: str, names: list[str]) -> dict[str, list[int]]:
-    """Clean slices by image name, from ``12,24`` (one image) or ``NAME:12,24;NAME:3``."""
-    if ":" not in text:
-        if len(names) > 1:
-            raise InputError(f"There are {len(names)} images: give --clean as '{names[0]}:12,24;{names[1]}:3'.")
-        return {names[0]: slice_numbers(text, "--clean")}
-    clean: dict[str, list[int]] = {}
-    for part in text.split(";"):
-        if not part.strip():
-            continue
-        name, _, numbers = part.strip().rpartition(":")
-        if name not in names:
-            raise InputError(f"--clean names an image '{name}' that is not there: the images are {', '.join(names)}.")
-        clean.setdefault(name, []).extend(slice_numbers(numbers, "--clean"))
-    return clean
+    return TrainingConfig.from_preset(preset, **overrides)
 
 
 def trained_slice_axis(round_path: Path) -> str:

@@ -7,17 +7,22 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from napari_mlbseg.cli_cluster import add_cluster_options, cluster_option
 from napari_mlbseg.cli_inputs import InputError, device_option, writable_folder
 from napari_mlbseg.events import Event, Failed
+from napari_mlbseg.io.study import StudyRow, study_rows
 from napari_mlbseg.jobs.job import JobState
-from napari_mlbseg.session import Round, SegmentationSession, SessionState
+from napari_mlbseg.session import AnnotatedVolume, Round, SegmentationSession, SessionState
+from napari_mlbseg.session.adding import read_volume
 from napari_mlbseg.session.exporting import export_session
 from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.overview import overview
+from napari_mlbseg.session.storage import SUFFIX
+from napari_mlbseg.session.volume import free_name
 
 __all__ = ["Watchable", "add_session_parser"]
 
@@ -56,6 +61,12 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
     session = commands.add_parser("session", help="look at, train or export a saved session")
     session.set_defaults(run=lambda options, start: _session(options, watch))
     session.add_argument("session", metavar="NAME.mlbseg", help="the session's folder")
+    session.add_argument(
+        "--add",
+        nargs="+",
+        metavar="IMAGE",
+        help="add image files, those of a folder, or those of a CSV file as for train; the session is made if need be",
+    )
     session.add_argument("--train", action="store_true", help="train another round on its clean slices")
     session.add_argument("--export", metavar="DIR", help="write annotation and results as image files")
     session.add_argument("--device", metavar="DEVICE", help="for --train: auto, cpu, cuda or mps; else the session's")
@@ -69,14 +80,22 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
 
 def _session(options: argparse.Namespace, watch: Watch) -> int:
     out = None if options.export is None else writable_folder(options.export)
-    session = SegmentationSession()
-    loaded = load_session(Path(options.session), _moved(options.image))
-    for note in loaded.notes:
-        print(f"napari-mlbseg: {note}", file=sys.stderr)
-    session.load(loaded)
+    path = Path(options.session)
+    rows = study_rows(options.add) if options.add else []
+    if rows and not path.exists():
+        session = SegmentationSession(path if path.name.lower().endswith(SUFFIX) else f"{path}{SUFFIX}")
+    else:
+        session = SegmentationSession()
+        loaded = load_session(path, _moved(options.image))
+        for note in loaded.notes:
+            print(f"napari-mlbseg: {note}", file=sys.stderr)
+        session.load(loaded)
     try:
+        failed = _add(session, rows)
         code = _train(session, options, watch) if options.train else _OK
-        if code == _FAILED:
+        if code == _OK and failed:
+            code = _FAILED
+        if code == _FAILED and not failed:
             return code
         if out is not None:
             for path in export_session(list(session), session.shown_round, out):
@@ -86,6 +105,32 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
         return code
     finally:
         session.close(stop_job=options.train)  # who only looks does not end what somebody started
+
+
+def _add(session: SegmentationSession, rows: Sequence[StudyRow]) -> bool:
+    """Add images that are not in the session yet, and save; one that cannot be read is told and stops no other.
+
+    Returns whether there was one.
+    """
+    known = {volume.source.path.resolve() for volume in session if volume.source is not None}
+    names = {volume.name for volume in session}
+    added, failed = list[AnnotatedVolume](), False
+    for row in rows:
+        if row.image.resolve() in known:
+            continue
+        try:
+            volume = read_volume(row)
+        except ValueError as error:
+            print(f"napari-mlbseg: {error}", file=sys.stderr)
+            failed = True
+            continue
+        volume.name = free_name(volume.name, names)
+        names.add(volume.name)
+        added.append(volume)
+    if added:
+        session.set_volumes([*session, *added])
+        session.save()
+    return failed
 
 
 def _train(session: SegmentationSession, options: argparse.Namespace, watch: Watch) -> int:
@@ -143,6 +188,7 @@ def _summary(session: SegmentationSession) -> dict[str, object]:
         "classes": session.known_classes(),
         "volumes": {
             volume.name: {
+                "status": overview(session, volume.name).status,
                 "shape": list(volume.annotation.shape),
                 "slice_axis": volume.slice_axis,
                 "clean": sorted(volume.clean),

@@ -234,6 +234,8 @@ def _check_clean(volume: Volume) -> None:
 
 def _check_image(volume: Volume) -> None:
     """At least some voxels, and some on every clean slice, must be numbers."""
+    if getattr(volume.image, "is_finite", False):  # somebody looked already, when it was read
+        return
     slices: Sequence[int] = range(volume.n_slices)
     if int(np.prod(volume.image.shape)) * np.dtype(volume.image.dtype).itemsize > _WHOLE_CHECK_BYTES:
         spread = np.linspace(0, volume.n_slices - 1, 16).astype(int).tolist()

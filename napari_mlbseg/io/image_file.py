@@ -97,11 +97,11 @@ class ImageFile(FileGrid):
 
     Attributes
     ----------
-    data : ndarray
+    data : ndarray or FileArray
         The array in the order of the file: shape `shape`, axes `axes`.
     """
 
-    data: np.ndarray
+    data: Any
 
     @property
     def grid(self) -> FileGrid:
@@ -130,7 +130,7 @@ def slice_spacing(grid: FileGrid, slice_axis: int) -> tuple[float, float, float]
     return z, y, x
 
 
-def to_slices(image: ImageFile, slice_axis: int) -> np.ndarray:
+def to_slices(image: ImageFile, slice_axis: int) -> Any:
     """A view of the image with its slices first: (Z, Y, X), or (Z, C, Y, X) where there are channels.
 
     Parameters

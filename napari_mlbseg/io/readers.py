@@ -13,7 +13,7 @@ from napari_mlbseg.io.files import has_known_suffix, read_image
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile
 from napari_mlbseg.io.nifti import NiftiNative
 
-__all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layers"]
+__all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layer", "read_layers"]
 
 #: A napari layer-data tuple: array, keyword arguments of the layer, its type.
 LayerData = tuple[np.ndarray, dict[str, Any], str]
@@ -40,6 +40,12 @@ def read_layers(path: str) -> list[LayerData]:
     """
     image = read_image(path)
     return image_layers(image, "labels" if _looks_like_labels(image) else "image")
+
+
+def read_layer(path: str, channel: int | None = None) -> LayerData:
+    """The layer of a channel, or the first one where there is no such channel; raises as `read_layers`."""
+    layers = read_layers(path)
+    return next((layer for layer in layers if layer[1]["metadata"][METADATA_KEY]["channel"] == channel), layers[0])
 
 
 def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> list[LayerData]:

@@ -3,44 +3,121 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from napari_mlbseg.io.files import SUFFIXES, has_known_suffix
 from napari_mlbseg.io.image_file import ImageFileError
 
-__all__ = ["name_of", "study_images"]
+__all__ = ["StudyRow", "find_labels", "is_table", "name_of", "parse_slices", "study_images", "study_rows"]
+
+_LABEL = "_label"
+_COLUMNS = ("image", "labels", "clean", "initial_labels", "slice_axis")
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """An image of a study, and what is known of it.
+
+    Attributes
+    ----------
+    image : Path
+    labels : Path, optional
+        Its label file; without one, nothing is painted on it.
+    clean : tuple of int
+        Slices of the label file that somebody vouches for.
+    initial_labels : Path, optional
+        Labels from elsewhere for the other slices.
+    slice_axis : int, optional
+        Axis of the file along which the slices lie; None: nobody said so.
+    where : str
+        How a complaint names it, such as ``Row 3 of study.csv``; empty where its file does.
+    """
+
+    image: Path
+    labels: Path | None = None
+    clean: tuple[int, ...] = ()
+    initial_labels: Path | None = None
+    slice_axis: int | None = None
+    where: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the image, as its volume is called."""
+        return name_of(self.image)
+
+    def explain(self, error: Exception) -> str:
+        """The error as a sentence that names the row."""
+        return f"{self.where}: {error}" if self.where else str(error)
 
 
 def study_images(words: Sequence[str | Path]) -> list[Path]:
-    """Image files of a study.
+    """Image files of a study; parameters and errors as those of `study_rows`, of tables only the images are read."""
+    return [row.image for row in study_rows(words, only_images=True)]
+
+
+def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> list[StudyRow]:
+    """The images of a study with what is known of them.
 
     Parameters
     ----------
     words : sequence of path
-        Image files; folders, of which all images are taken, by name; and tables (``.csv``) with a column ``image`` of
-        paths, relative to the table.
+        Image files; folders, of which all images are taken, by name, but no ``NAME_label`` beside a ``NAME``; and
+        tables (``.csv``) with the columns ``image`` and, where there are any, ``labels``, ``clean`` (12;24;36),
+        ``initial_labels`` and ``slice_axis``. Paths are relative to the table.
+    only_images : bool
+        Read no other column: it may mean something else to somebody else.
 
     Raises
     ------
     ImageFileError
-        If a folder or a table names no image, or two images share a name; a sentence that says what to do.
+        If a folder or a table names no image, a cell makes no sense, or two images share a name; a sentence that says
+        what to do.
     """
-    images: list[Path] = []
+    rows: list[StudyRow] = []
     for word in map(Path, words):
         if word.is_dir():
-            found = sorted(path for path in word.iterdir() if has_known_suffix(path) and not path.name.startswith("."))
-            if not found:
-                raise ImageFileError(f"The folder {word} holds no image: give one with {', '.join(SUFFIXES)} files.")
-            images += found
-        elif word.suffix.lower() == ".csv":
-            images += _listed(word)
+            rows += [StudyRow(image) for image in _images_in(word)]
+        elif is_table(word):
+            rows += _listed(word, ("image",) if only_images else _COLUMNS)
         else:
-            images.append(word)
-    names = [name_of(path).casefold() for path in images]
-    if twice := sorted({str(path) for path, name in zip(images, names, strict=True) if names.count(name) > 1}):
+            rows.append(StudyRow(word))
+    known = Counter(row.name.casefold() for row in rows)
+    if twice := sorted({str(row.image) for row in rows if known[row.name.casefold()] > 1}):
         raise ImageFileError(f"Two images have the same name ({', '.join(twice)}): rename one of them.")
-    return images
+    return rows
+
+
+def find_labels(rows: Sequence[StudyRow], folder: Path) -> dict[str, Path]:
+    """Label files in a folder by the names of the images that they belong to: ``NAME`` or ``NAME_label``.
+
+    Raises
+    ------
+    ImageFileError
+        If there is none, or two for one image.
+    """
+    images = {row.image.resolve() for row in rows}
+    files = [path for path in sorted(folder.iterdir()) if has_known_suffix(path) and path.resolve() not in images]
+    found: dict[str, Path] = {}
+    for row in rows:
+        fitting = [path for path in files if name_of(path) in (row.name, row.name + _LABEL)]
+        if len(fitting) > 1:
+            both = " and ".join(path.name for path in fitting)
+            raise ImageFileError(f"{folder} has {both} for '{row.name}': take one of them away.")
+        if fitting:
+            found[row.name] = fitting[0]
+    if not found:
+        raise ImageFileError(
+            f"The folder {folder} has no labels for these images: call them as the images, or NAME{_LABEL}."
+        )
+    return found
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a path is that of a table, by its suffix."""
+    return Path(path).suffix.lower() == ".csv"
 
 
 def name_of(path: Path) -> str:
@@ -49,12 +126,69 @@ def name_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def _listed(table: Path) -> list[Path]:
+def parse_slices(text: str) -> tuple[int, ...]:
+    """Slice numbers from ``12,24,36``, or with semicolons or spaces; raises ValueError."""
+    return tuple(int(number) for number in text.replace(",", " ").replace(";", " ").split())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if has_known_suffix(path) and not path.name.startswith("."))
+    names = {name_of(path) for path in found}
+    images = [
+        path for path in found if not (name_of(path).endswith(_LABEL) and name_of(path).removesuffix(_LABEL) in names)
+    ]
+    if not images:
+        raise ImageFileError(f"The folder {folder} holds no image: give one with {', '.join(SUFFIXES)} files.")
+    return images
+
+
+def _listed(table: Path, columns: Sequence[str]) -> list[StudyRow]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            header = file.readline()
+            file.seek(0)
+            # a spreadsheet in a language with decimal commas separates by semicolons
+            reader = csv.DictReader(file, delimiter=";" if ";" in header and "," not in header else ",")
+            cells = [(reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImageFileError(f"The table {table} cannot be read ({error}): give a CSV file in UTF-8.") from None
-    if not rows or "image" not in rows[0]:
+    for number, line in cells:
+        if None in line:  # cells beyond the header's
+            raise ImageFileError(
+                f"Row {number} of {table.name} has more cells than the header: put lists in quotes, or write 12;24;36."
+            )
+    rows = [
+        _row(table, number, {column: (line.get(column) or "").strip() for column in columns})
+        for number, line in cells
+        if (line.get("image") or "").strip()
+    ]
+    if not rows:
         raise ImageFileError(f"The table {table} lists no image: give a column 'image' with the paths of the images.")
-    return [table.parent / row["image"].strip() for row in rows if (row["image"] or "").strip()]
+    return rows
+
+
+def _row(table: Path, number: int, cells: Mapping[str, str]) -> StudyRow:
+    where = f"Row {number} of {table.name}"
+    try:
+        clean = parse_slices(cells.get("clean", ""))
+    except ValueError:
+        raise ImageFileError(
+            f"{where}: '{cells['clean']}' is no list of clean slices: write 12;24;36, or \"12,24,36\" in quotes."
+        ) from None
+    axis = cells.get("slice_axis", "")
+    if axis not in ("", "auto", "0", "1", "2"):
+        raise ImageFileError(f"{where}: there is no slice axis '{axis}': write auto, 0, 1 or 2.")
+    if clean and not cells["labels"]:
+        raise ImageFileError(f"{where}: it has clean slices but no labels: name a label file in the column 'labels'.")
+
+    def path(column: str) -> Path | None:
+        return table.parent / cells[column] if cells.get(column) else None
+
+    return StudyRow(
+        image=table.parent / cells["image"],
+        labels=path("labels"),
+        clean=clean,
+        initial_labels=path("initial_labels"),
+        slice_axis=int(axis) if axis.isdigit() else None,
+        where=where,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
+from napari_mlbseg.io.file_array import FileArray, FileSource, Part
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.io.nifti import voxels_apart
@@ -58,17 +59,20 @@ def load_volume(
     clean: Sequence[int] = (),
     initial_labels_path: str | Path | None = None,
     slice_axis: int | None = None,
+    forget: bool = False,
 ) -> FileVolume:
     """Read an image and its labels as a volume.
 
     Parameters
     ----------
     image_path, labels_path, initial_labels_path : path
-        NIfTI or TIFF; without labels, they are all 0.
+        NIfTI or TIFF; without labels, they are all 0. Of labels, only the clean slices are kept.
     clean : sequence of int
         Slices along the slice axis, in the file's order.
     slice_axis : int, optional
         Axis of the file; by default the one that `default_slice_axis` chooses.
+    forget : bool
+        Keep no image in memory: it was read and checked, and is read again when it is needed.
 
     Raises
     ------
@@ -79,7 +83,7 @@ def load_volume(
     """
     image = read_image(image_path)
     axis = default_slice_axis(image) if slice_axis is None else slice_axis
-    slices = to_slices(image, axis)
+    slices = to_slices(_forgotten(image, "image") if forget else image, axis)
     n_slices = slices.shape[0]
     marks = np.zeros(n_slices, dtype=bool)
     for z in clean:
@@ -92,7 +96,11 @@ def load_volume(
     shape = (n_slices, *slices.shape[-2:])
     files = [None if path is None else _labels_like(image, path) for path in (labels_path, initial_labels_path)]
     painted, given = (None if file is None else to_slices(file, axis) for file in files)
-    labels = np.zeros(shape, dtype=np.uint8) if painted is None else painted
+    if given is not None and files[1] is not None and forget:
+        given = to_slices(_forgotten(files[1], "labels"), axis)
+    labels = np.zeros(shape, dtype=np.uint8 if painted is None else painted.dtype)
+    if painted is not None:  # pages of zeros that nobody writes to take no memory
+        labels[marks] = painted[marks]
     return FileVolume(
         volume=Volume(
             name=image.name,
@@ -105,7 +113,7 @@ def load_volume(
         ),
         grid=image.grid,
         slice_axis=axis,
-        label_values=tuple(int(value) for value in np.unique(labels) if value != 0),
+        label_values=() if painted is None else tuple(int(value) for value in np.unique(painted) if value != 0),
         notes=tuple(
             _misplaced(image, file) for file in files if file is not None and voxels_apart(image, file) > _APART
         ),
@@ -174,6 +182,11 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
         **facts,
     }
     write_atomically(path, json.dumps(report, indent=2) + "\n")
+
+
+def _forgotten(image: ImageFile, part: Part) -> ImageFile:
+    """The same file, its array read again when it is needed."""
+    return replace(image, data=FileArray(FileSource.of(image.path, part, image.data)))
 
 
 def _misplaced(image: ImageFile, labels: ImageFile) -> str:

@@ -3,7 +3,7 @@
 ::
 
     JOB_DIR/request.json    what to do; written last, so its presence means that the inputs are complete
-            inputs/         arrays of the request that had no file of their own
+            inputs/         arrays of the request that had no file of their own, and those that the worker made of files
             events.jsonl    append-only, one event a line: the worker's only channel
             cancel          its presence asks the worker to stop at the next step
             focus           the slice that the user looks at, {"volume": ..., "slice": ...}: predicted first
@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,7 +32,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
 from napari_mlbseg.jobs.arrays import create_array, open_array
-from napari_mlbseg.jobs.inputs import ArrayReference, store_array, store_slices
+from napari_mlbseg.jobs.inputs import ArrayReference, share_fetched, store_array, store_slices
 from napari_mlbseg.task import SegmentationTask, Volume
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "JobKind", "Request", "ZarrResults", "write_atomically"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew no arrays that the worker makes of files
 
 JobKind = Literal["train", "predict", "leave_one_out"]
 
@@ -56,12 +56,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class VolumeRequest(BaseModel):
-    """A `Volume` whose arrays are references."""
+    """A `Volume` whose arrays are references; without labels, nothing is painted on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     image: ArrayReference
-    labels: ArrayReference
+    labels: ArrayReference | None = None
     initial_labels: ArrayReference | None = None
     clean: tuple[int, ...]
     spacing: tuple[float, float, float]
@@ -139,20 +139,20 @@ class JobFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         volumes = []
         painted = painted or {}
+        fetched = _requested_images(like)
         for number, volume in enumerate(task.volumes):
             stem = f"inputs/{number}"
             (self.path / stem).mkdir(parents=True, exist_ok=True)
             given = volume.initial_labels
+            image = store_array(self.path, f"{stem}/image", volume.image, like)
+            if like is not None and volume.name in fetched:
+                share_fetched(self.path, image, like, fetched[volume.name])
+            shown = sorted({*volume.clean_slices, *painted.get(volume.name, ())})
             volumes.append(
                 VolumeRequest(
                     name=volume.name,
-                    image=store_array(self.path, f"{stem}/image", volume.image, like),
-                    labels=store_slices(
-                        self.path,
-                        f"{stem}/labels",
-                        volume.labels,
-                        sorted({*volume.clean_slices, *painted.get(volume.name, ())}),
-                    ),
+                    image=image,
+                    labels=store_slices(self.path, f"{stem}/labels", volume.labels, shown) if shown else None,
                     initial_labels=None if given is None else store_array(self.path, f"{stem}/initial_labels", given),
                     clean=volume.clean_slices,
                     spacing=volume.spacing,
@@ -189,6 +189,19 @@ class JobFolder:
             )
         return Request.model_validate_json(text)
 
+    def fetch_inputs(self, request: Request) -> None:
+        """Make arrays that are still to be read from their files; the worker's first step.
+
+        Raises
+        ------
+        ValueError, OSError
+            If a file cannot be read or is another one now, or the disk is full.
+        """
+        for volume in request.volumes:
+            for reference in (volume.image, volume.initial_labels):
+                if reference is not None:
+                    reference.fetch(self.path)
+
     def open_task(self, request: Request) -> SegmentationTask:
         """The frozen task of `request`, its arrays lazy."""
         return SegmentationTask(
@@ -204,7 +217,7 @@ class JobFolder:
         return Volume(
             name=volume.name,
             image=image,
-            labels=volume.labels.open(self.path),
+            labels=_nothing_painted(image) if volume.labels is None else volume.labels.open(self.path),
             clean=clean,
             initial_labels=None if volume.initial_labels is None else volume.initial_labels.open(self.path),
             spacing=volume.spacing,
@@ -317,6 +330,19 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
 def safe_name(name: str) -> str:
     """`name` as a folder name on every file system."""
     return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ")[:80] or "volume"
+
+
+def _nothing_painted(image: Any) -> np.ndarray:
+    """Labels of an image on which nothing is painted; they take no room."""
+    return np.broadcast_to(np.uint8(0), (image.shape[0], *image.shape[-2:]))
+
+
+def _requested_images(folder: Path | None) -> dict[str, ArrayReference]:
+    """Images that another job was given, by the volumes' names."""
+    try:
+        return {} if folder is None else {each.name: each.image for each in JobFolder(folder).read_request().volumes}
+    except (OSError, ValueError):  # it was deleted, or is of another version
+        return {}
 
 
 def _is_array(path: Path) -> bool:

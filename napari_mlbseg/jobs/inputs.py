@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 
-__all__ = ["ArrayReference", "store_array", "store_slices"]
+__all__ = ["ArrayReference", "share_fetched", "store_array", "store_slices"]
 
 
 class ArrayReference(BaseModel):
-    """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder."""
+    """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder.
+
+    A ``.npy`` file with a `source` need not be there yet: the worker makes it from that file when it begins, so that
+    whoever asks for a job over many files reads none of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal["npy", "zarr"]
     path: str
+    source: FileSource | None = None
 
     def open(self, folder: Path) -> Any:
         """The array, lazily."""
         path = folder / self.path
+        if self.source is not None and not path.exists():
+            return FileArray(self.source)
         if self.format == "npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         return open_array(path)
 
+    def fetch(self, folder: Path) -> None:
+        """Make the file from its source, if it is not there yet; raises ValueError or OSError if that fails."""
+        path = folder / self.path
+        if self.source is None or path.exists():
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
+        np.save(temporary, np.ascontiguousarray(FileArray(self.source).read()), allow_pickle=False)
+        temporary.replace(path)
+
 
 def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -> ArrayReference:
-    """Keep a whole array: a local zarr array by its path, an array in memory as .npy, others slice by slice.
+    """Keep a whole array: files and local zarr arrays by their path, arrays in memory as .npy, others slice by slice.
 
     Parameters
     ----------
@@ -45,6 +63,8 @@ def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -
     """
     if (path := local_path(array)) is not None:
         return ArrayReference(format="zarr", path=str(path))
+    if isinstance(array, FileArray):
+        return ArrayReference(format="npy", path=f"{stem}.npy", source=array.source)
     if isinstance(array, np.ndarray):
         if like is None or not _share(like / f"{stem}.npy", folder / f"{stem}.npy", array):
             np.save(folder / f"{stem}.npy", array, allow_pickle=False)
@@ -58,6 +78,13 @@ def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int]) -> 
     for z in slices:
         target[z] = np.asarray(array[z])
     return ArrayReference(format="zarr", path=f"{stem}.zarr")
+
+
+def share_fetched(folder: Path, reference: ArrayReference, like: Path, other: ArrayReference) -> None:
+    """Give what another job has fetched from the same file a second name, where the file system knows such."""
+    if reference.source is not None and reference.source == other.source:
+        with suppress(OSError):  # not fetched there either, or a file system without second names
+            os.link(like / other.path, folder / reference.path)
 
 
 def _share(source: Path, target: Path, array: np.ndarray) -> bool:

@@ -69,6 +69,7 @@ class _Voice:
 
 def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
+    folder.fetch_inputs(request)
     if request.config.cluster:
         yield from _relay(folder, request)
         return

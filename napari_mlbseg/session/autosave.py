@@ -116,9 +116,12 @@ class Autosave:
     def poll(self) -> None:
         """Compare some slices and begin to write what changed."""
         now = time.monotonic()
-        for kept in self.registry:
-            if kept.touched is None or now - kept.touched >= _SETTLE_SECONDS:
-                self._look(kept, _LOOK_SECONDS)
+        settled = [kept for kept in self.registry if kept.touched is None or now - kept.touched >= _SETTLE_SECONDS]
+        for kept in sorted(settled, key=lambda kept: kept.touched is None):  # what somebody paints on comes first
+            if not kept.watcher.is_done or kept.touched is not None:
+                self._look(kept, now + _LOOK_SECONDS - time.monotonic())
+            if time.monotonic() - now > _LOOK_SECONDS:
+                break
         self.background.poll()
         if self.is_awake and not self._writing and now >= self._not_before:
             self._begin_writing()
@@ -219,7 +222,7 @@ class Autosave:
         """Hand what changed to the background, if anything did: strokes first, then images."""
         if self._has_dirty() or self._record_is_stale:
             self._notice_what_was_deleted()
-            changes = [Change(kept) for kept in self.registry if kept.annotation and (kept.dirty or kept.left is None)]
+            changes = [Change(kept) for kept in self.registry if kept.is_unwritten]
             self._record_is_stale = False
             self._write(changes, self._make_record())
         elif self._locked:  # else nothing was ever worth a folder

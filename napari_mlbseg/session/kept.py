@@ -50,6 +50,12 @@ class Kept:
         """Whether nothing of an image without a file is left to copy."""
         return not self.embedded or self.copied >= self.volume.n_slices
 
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether something is to be written into its array, or the array is still to be made."""
+        is_missing = self.left is None and not self.is_written
+        return bool(self.annotation) and (bool(self.dirty) or bool(self.before) or is_missing)
+
     def image_record(self, folder: Path) -> ImageRecord:
         """Where the image is, as seen from a session folder."""
         source = self.volume.source

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
 from napari_mlbseg.jobs.arrays import open_array
 from napari_mlbseg.session.marks import SliceMarks
@@ -16,7 +17,11 @@ from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError
 from napari_mlbseg.session.storage import SessionFolder, content_hash
 from napari_mlbseg.session.volume import AnnotatedVolume, ImageSource
 
-__all__ = ["LoadedSession", "LoadedVolume", "image_path", "load_session", "missing_images"]
+__all__ = ["AT_ONCE", "LoadedSession", "LoadedVolume", "image_path", "load_session", "missing_images"]
+
+#: Volumes whose images are in memory, and in a window are layers, at the same time; of the others, each is read when a
+#: person turns to it.
+AT_ONCE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +111,22 @@ def load_session(path: Path, moved: Mapping[str, Path] | None = None) -> LoadedS
         record = record.model_copy(update={"volumes": attached})  # nothing is of more use than what was taken out
     if not record.volumes and (record.rounds or folder.has_strokes()):
         notes.append(f"The session {path.name} lists no image. What was painted lies in its folder 'annotations'.")
-    volumes = tuple(_load_volume(folder, volume, moved, notes) for volume in record.volumes if volume.attached)
+    attached_volumes = [volume for volume in record.volumes if volume.attached]
+    volumes = tuple(
+        _load_volume(folder, volume, moved, notes, forget=number >= AT_ONCE)
+        for number, volume in enumerate(attached_volumes)
+    )
     return LoadedSession(folder, record, volumes, tuple(notes))
 
 
 def _load_volume(
-    folder: SessionFolder, record: VolumeRecord, moved: Mapping[str, Path] | None, notes: list[str]
+    folder: SessionFolder, record: VolumeRecord, moved: Mapping[str, Path] | None, notes: list[str], *, forget: bool
 ) -> LoadedVolume:
     path = image_path(folder, record.image, moved)
     if path is None:
         what = "was not copied completely" if record.image.kind == "embedded" else "is missing"
         raise SessionError(f"The image {record.image.path} of '{record.name}' {what}: say where it is now.")
-    image, grid = _read_image(record, path)
+    image, grid = _read_image(record, path, forget)
     shape = tuple(n for axis, n in enumerate(image.shape) if axis != record.channel_axis)
     if shape != record.shape:
         raise SessionError(
@@ -153,23 +162,22 @@ def _source(record: ImageRecord, path: Path) -> ImageSource | None:
     return None if (path / "zarr.json").exists() else ImageSource("file", path)
 
 
-def _read_image(record: VolumeRecord, path: Path) -> tuple[Any, FileGrid | None]:
-    """The image in the order of its layer, and the grid of its file."""
+def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, FileGrid | None]:
+    """The image in the order of its layer, read for good or to be read again, and the grid of its file."""
     image = record.image
     if image.kind == "zarr":
         return open_array(path), None
     if image.kind == "embedded" and (path / "zarr.json").exists():
-        return np.asarray(open_array(path)[:]), None
-    from napari_mlbseg.io.readers import read_layers  # brings nibabel and tifffile
+        array = open_array(path)
+        return array if forget else np.asarray(array[:]), None
+    from napari_mlbseg.io.readers import read_layer  # brings nibabel and tifffile
 
     try:
-        layers = read_layers(str(path))
+        data, options, _ = read_layer(str(path), image.channel)
     except ImageFileError as error:
         raise SessionError(f"{error}") from error
-    data, options, _ = next(
-        (layer for layer in layers if layer[1]["metadata"][METADATA_KEY]["channel"] == image.channel), layers[0]
-    )
-    return data, options["metadata"][METADATA_KEY]["grid"]
+    grid = options["metadata"][METADATA_KEY]["grid"]
+    return FileArray(FileSource.of(path, "layer", data, image.channel)) if forget else data, grid
 
 
 def _read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:

@@ -95,6 +95,8 @@ class KeptRegistry:
             volume.source = earlier.source  # its disk is away: it may come back
         if volume.source is None and not kept.embedded:
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0
+        if volume.is_annotated and not kept.annotation:  # somebody may paint on it from now on
+            kept.annotation = self._free_path("annotations", volume.name)
         if layout_of(volume) == kept.layout:
             kept.watcher.volume = volume
             if earlier.annotation is not volume.annotation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import Geometry
 from napari_mlbseg.task import TaskError, Volume
 
-__all__ = ["AnnotatedVolume", "ImageSource", "new_uid"]
+__all__ = ["AnnotatedVolume", "ImageSource", "free_name", "new_uid"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class ImageSource:
 def new_uid() -> str:
     """A name for a volume that outlives renaming."""
     return uuid.uuid4().hex[:12]
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, or with a number behind it as napari gives one, where it is taken."""
+    free, number = name, 0
+    while free in taken:
+        number += 1
+        free = f"{name} [{number}]"
+    return free
 
 
 @dataclass(eq=False)

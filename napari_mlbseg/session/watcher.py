@@ -31,7 +31,7 @@ class SliceWatcher:
         self.digests = list(known) if known is not None else [""] * volume.n_slices
         self._values: list[frozenset[int]] = [frozenset()] * volume.n_slices
         self._queue: deque[int] = deque()
-        self._touched: int | None = 0  # slice around which to begin again
+        self._touched: int | None = 0 if volume.is_annotated else None  # slice around which to begin again
 
     def touch(self, z: int | None = None) -> None:
         """Something was painted, probably on slice `z`: look at all slices again, that one and its neighbours first."""

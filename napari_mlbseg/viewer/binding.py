@@ -66,6 +66,12 @@ class VolumeBinding:
         holds the same object.
     uid : str
         The session's name for this volume, whatever the layers are called.
+    given : array-like, optional
+        Labels from elsewhere that have no layer.
+    is_hidden : bool
+        Another volume is in view: results get no new layers here.
+    seen : list of Layer
+        Those that are shown again when it comes back into view.
     """
 
     image: Image
@@ -73,6 +79,9 @@ class VolumeBinding:
     initial_labels: Labels | None = None
     marks: dict[int, SliceMarks] = field(default_factory=dict)
     uid: str = field(default_factory=new_uid)
+    given: Any | None = None
+    is_hidden: bool = False
+    seen: list[Layer] = field(default_factory=list)
 
     def to_volume(self, slice_axis: int, independent: bool) -> AnnotatedVolume:
         """The session's view of these layers; arrays are shared, not copied."""
@@ -90,7 +99,7 @@ class VolumeBinding:
             spacing=_three(voxel_spacing(image)),
             unit=str(image.units[axis]),
             marks=self.marks.setdefault(axis, SliceMarks()),
-            initial_labels=None if self.initial_labels is None else _pixels(self.initial_labels),
+            initial_labels=self.given if self.initial_labels is None else _pixels(self.initial_labels),
             independent_slices=independent,
             uid=self.uid,
             source=image_source(image),

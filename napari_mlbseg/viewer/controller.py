@@ -33,6 +33,7 @@ from napari_mlbseg.viewer.painting import PaintWatch
 from napari_mlbseg.viewer.reviewing import Reviewer
 from napari_mlbseg.viewer.session_files import SessionFiles
 from napari_mlbseg.viewer.settings import apply_settings
+from napari_mlbseg.viewer.study import Study
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -49,7 +50,8 @@ _POLL_MILLISECONDS = 100
 class DockController:
     """Owns the session of one dock; the panels call it and listen to it.
 
-    What belongs to reviewing a slice is its `reviewer`'s, what belongs to session folders its `files`'.
+    What belongs to reviewing a slice is its `reviewer`'s, what belongs to session folders its `files`', and what
+    belongs to volumes that are not in view its `study`'s. `bindings` are those of the session's volumes with layers.
 
     Parameters
     ----------
@@ -69,6 +71,7 @@ class DockController:
         self.comparison = Comparison(viewer)
         self.reviewer = Reviewer(self)
         self.files = SessionFiles(self)
+        self.study = Study(self)
         self.bindings: list[VolumeBinding] = []
         self.slice_axis = 0
         self.independent_slices = False
@@ -99,7 +102,7 @@ class DockController:
 
     @contextmanager
     def layers_are_ours(self) -> Iterator[None]:
-        """Layers that are inserted meanwhile come from a session that is being opened: they are not adopted."""
+        """Layers that come and go meanwhile are the session's doing: nothing is adopted, nothing leaves the session."""
         self._adopts = False
         try:
             yield
@@ -127,7 +130,7 @@ class DockController:
 
     def sync(self) -> None:
         """Bring the session's volumes up to date with the layers."""
-        self.session.set_volumes([b.to_volume(self.slice_axis, self.independent_slices) for b in self.bindings])
+        self.session.set_volumes(self.study.volumes())
         self._paint_watch.watch([b.annotation for b in self.bindings if b.annotation is not None])
         self.layers_changed.emit()
         self._on_view_moved()
@@ -135,7 +138,7 @@ class DockController:
     def take_over(self, bindings: Sequence[VolumeBinding], slice_axis: int, independent: bool) -> None:
         """Work on these bindings, which a session that was opened brought."""
         for binding in bindings:
-            self._know(binding)
+            self.know(binding)
         self.bindings = list(bindings)
         self.slice_axis, self.independent_slices = slice_axis, independent
         self.sync()
@@ -158,12 +161,20 @@ class DockController:
         for known in self._known:
             if known.image == image and known.annotation == annotation:
                 return known
-        return self._know(VolumeBinding(image, annotation))
+        return self.know(VolumeBinding(image, annotation))
 
-    def _know(self, binding: VolumeBinding) -> VolumeBinding:
+    def know(self, binding: VolumeBinding) -> VolumeBinding:
+        """Remember a pair of layers, and listen to them."""
         self._known.append(binding)
         binding.image.events.name.connect(self._on_renamed)
         return binding
+
+    def forget(self, binding: VolumeBinding) -> None:
+        """Take a pair of layers out of all that is remembered: the layers go, and the volume stays without them."""
+        for listed in (self._known, self.bindings):
+            if binding in listed:
+                listed.remove(binding)
+        binding.image.events.name.disconnect(self._on_renamed)
 
     # -- the slice in view ---------------------------------------------------------------------------------------
 
@@ -277,7 +288,7 @@ class DockController:
         self.sync()  # pixels of a layer may have been replaced since
         binding, z = self.current, self.current_slice
         try:
-            if self.bindings and all(b.annotation is None for b in self.bindings):
+            if self.bindings and not self.study.is_annotated and all(b.annotation is None for b in self.bindings):
                 raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
             self.session.start(focus=None if binding is None or z is None else (binding.image.name, z))
         except (ValueError, OSError) as error:
@@ -317,6 +328,7 @@ class DockController:
             self._timer.stop()
         self._disconnect()
         self._notices.close()
+        self.study.end()
         self.session.close()
         self.comparison.close()
         self.results.close()
@@ -353,8 +365,13 @@ class DockController:
         self.layers_changed.emit()
 
     def _on_layer_removed(self, event: Any) -> None:
-        """A layer that we worked on is gone: an image takes its volume along, an annotation its clean slices."""
+        """A layer that we worked on is gone: an image takes its volume along, an annotation its clean slices.
+
+        Of a study, either takes the other along, and the volume stays in the table.
+        """
         gone: Layer = event.value
+        if not self._adopts or self.study.take_layer_away(gone):
+            return
         for known in [known for known in self._known if known.holds(gone)]:
             if known.initial_labels == gone:
                 known.initial_labels = None
@@ -395,6 +412,7 @@ class DockController:
                 self.session.look_at(binding.image.name, z)
         self.session.poll()
         self.results.flush(new_layers=1)
+        self.study.close_one_too_many()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Preview):

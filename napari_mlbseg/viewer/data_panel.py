@@ -82,25 +82,29 @@ class DataPanel(Panel):
         self.slice_axis.activated.connect(self._on_slices)
         self.independent.toggled.connect(self._on_slices)
         self.listen(controller.layers_changed, self._on_layers_changed)
+        self.listen(controller.slice_changed, self._on_slice_changed)
         self._on_layers_changed()
 
     # -- to the controller ---------------------------------------------------------------------------------------
 
     def _on_row_changed(self) -> None:
-        pairs = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
-        used = [binding.image for binding in self._controller.bindings]
-        viewer = self._controller.viewer
+        bindings, viewer = self._controller.bindings, self._controller.viewer
+        chosen = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
+        used = [binding.image for binding in bindings]
         # an image that was just chosen does not take over the annotation of the one before
-        self._controller.set_layers(
-            [(image, label if image in used else matching_annotation(image, viewer)) for image, label in pairs if image]
-        )
+        pairs = [(im, label if im in used else matching_annotation(im, viewer)) for im, label in chosen if im]
+        shown = self._shown()
+        if len(shown) < len(bindings):  # the others stay as they are
+            (pair,) = pairs
+            pairs = [pair if binding in shown else (binding.image, binding.annotation) for binding in bindings]
+        self._controller.set_layers(pairs)
 
     def _on_new(self) -> None:
-        row = self.volume_rows.index(self.sender())
-        if row >= len(self._controller.bindings):
+        row, shown = self.volume_rows.index(self.sender()), self._shown()
+        if row >= len(shown):
             self._controller.complained.emit("There is no image to annotate: open one, or try File > Open Sample.")
             return
-        binding = self._controller.bindings[row]
+        binding = shown[row]
         annotation = make_annotation(binding.image)
         pairs = [(b.image, annotation if b is binding else b.annotation) for b in self._controller.bindings]
         self._controller.viewer.add_layer(annotation)
@@ -123,8 +127,17 @@ class DataPanel(Panel):
 
     # -- from the controller -------------------------------------------------------------------------------------
 
+    def _shown(self) -> list[VolumeBinding]:
+        """Volumes that have a row here: all of them, or the one in view where the table of volumes has the others."""
+        current = self._controller.current
+        return [current] if self._controller.study.closed and current is not None else self._controller.bindings
+
+    def _on_slice_changed(self) -> None:
+        if [row.image.value() for row in self.volume_rows] != [binding.image for binding in self._shown()]:
+            self._on_layers_changed()
+
     def _on_layers_changed(self) -> None:
-        bindings = self._controller.bindings
+        bindings = self._shown()
         self._have_rows(max(1, len(bindings)))
         unused = self._unused_images()
         self.add.setVisible(bool(bindings) and bool(unused))

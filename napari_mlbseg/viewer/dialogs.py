@@ -8,7 +8,7 @@ from pathlib import Path
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask", "ask_for_file", "ask_for_folder", "ask_where_to_save"]
+__all__ = ["ask", "ask_for_file", "ask_for_files", "ask_for_folder", "ask_where_to_save"]
 
 _Then = Callable[[Path], object]
 
@@ -37,6 +37,17 @@ def ask_for_file(parent: QWidget, title: str, then: _Then) -> QFileDialog:
     """Let the person choose a file that is there."""
     dialog = _dialog(parent, title, then)
     dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+    dialog.open()
+    return dialog
+
+
+def ask_for_files(parent: QWidget, title: str, kind: str, then: Callable[[list[Path]], object]) -> QFileDialog:
+    """Let the person choose some files that are there; `kind` describes them, such as ``"Table (*.csv)"``."""
+    dialog = QFileDialog(parent, title)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+    dialog.setNameFilter(kind)
+    dialog.filesSelected.connect(lambda paths: then([Path(path) for path in paths]))
     dialog.open()
     return dialog
 

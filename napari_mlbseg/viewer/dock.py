@@ -20,6 +20,7 @@ from napari_mlbseg.viewer.review_panel import ReviewPanel
 from napari_mlbseg.viewer.rounds_panel import RoundsPanel
 from napari_mlbseg.viewer.session_panel import SessionPanel
 from napari_mlbseg.viewer.train_panel import TrainPanel
+from napari_mlbseg.viewer.volumes_panel import VolumesPanel
 
 if TYPE_CHECKING:
     from napari_mlbseg.viewer.panel import Panel
@@ -45,6 +46,7 @@ class MLBSegDock(DockWidget):
         self.controller = DockController(napari_viewer, session)
         self._adopt_what_is_open()
         self.data = DataPanel(self.controller)
+        self.volumes = VolumesPanel(self.controller)
         self.clean = CleanPanel(self.controller)
         self.train = TrainPanel(self.controller)
         self.review = ReviewPanel(self.controller)
@@ -69,7 +71,8 @@ class MLBSegDock(DockWidget):
     @property
     def panels(self) -> tuple[Panel, ...]:
         """Top to bottom."""
-        return self.data, self.clean, self.train, self.review, self.results, self.rounds, self.session
+        panels = (self.data, self.volumes, self.clean, self.train, self.review, self.results, self.rounds)
+        return *panels, self.session
 
     def _order_tabs(self) -> None:
         """Let Tab go down the panels, also through what was made later."""

@@ -5,7 +5,7 @@ Pseudo-labels and weight maps become layers by themselves, all else once it is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +102,52 @@ class ResultLayers:
                 self.take(event)
         self.changed.emit()
 
+    def add(self, binding: VolumeBinding, slice_axis: int) -> None:
+        """Results of a volume whose layers have just been opened, as the round that is shown has left them."""
+        name = self._round.name_of(binding.uid) if self._round is not None else None
+        if self._round is None or name is None:
+            return
+        self._targets[name] = ResultVolume(binding, self._round.record.slice_axes.get(binding.uid, slice_axis))
+        for event in self._round.events:
+            if isinstance(event, Preview) and event.volume == name:
+                self.take(event)
+
+    def drop(self, binding: VolumeBinding) -> None:
+        """Take the result layers of a volume away, whose other layers go too."""
+        for name, target in list(self._targets.items()):
+            if target.binding is binding:
+                for key in list(target.layers):
+                    self._remove(target, key)
+                del self._targets[name]
+                self._stale = {stale for stale in self._stale if stale[0] != name}
+
+    def visible_kinds(self, binding: VolumeBinding) -> set[str] | None:
+        """Kinds of result of a volume whose layers are shown; None where it has none to show or hide."""
+        target = self._target_of(binding)
+        if target is None or not target.layers:
+            return None
+        return {key for key, layer in target.layers.items() if layer.visible}
+
+    def show_kinds(self, binding: VolumeBinding, keys: Collection[str] | None) -> None:
+        """Show these kinds of a volume's results and no others; layers that are still to be made come with `flush`.
+
+        Parameters
+        ----------
+        binding : VolumeBinding
+        keys : collection of str, optional
+            None: what is shown by itself.
+        """
+        for name, target in self._targets.items():
+            if target.binding is not binding:
+                continue
+            for key, layer in target.layers.items():
+                layer.visible = _kind(key).options.get("visible", True) if keys is None else key in keys
+            if keys is not None and not binding.is_hidden:
+                target.shown = set(keys)
+                target.waiting |= target.shown - set(target.layers)
+            self._stale |= {(name, key) for key in target.waiting}
+        self.changed.emit()
+
     def clear(self) -> None:
         """Take all result layers away: their round is gone."""
         for target in self._targets.values():
@@ -153,6 +199,7 @@ class ResultLayers:
                 if (name, kind.key) not in self._stale:
                     continue
                 is_new = kind.at_once and kind.key not in target.layers
+                is_new = (is_new or kind.key in target.waiting) and not target.binding.is_hidden
                 if is_new and new_layers is not None:
                     if not new_layers:
                         continue
@@ -193,9 +240,13 @@ class ResultLayers:
         return any(kind.key in target.readers for target in self._targets.values())
 
     def set_visible(self, key: str, visible: bool) -> None:
-        """Show or hide a kind of result of every volume; a layer that is not there is made when it is to be shown."""
+        """Show or hide a kind of result of every volume in view; a layer that is not there is made to be shown."""
         kind = _kind(key)
         for name, target in self._targets.items():
+            if target.binding.is_hidden:
+                continue
+            if target.shown is not None:
+                target.shown = target.shown | {key} if visible else target.shown - {key}
             if visible and key not in target.layers and key in target.readers:
                 self._insert(name, target, kind, target.readers[key])
             if key in target.layers:
@@ -207,7 +258,9 @@ class ResultLayers:
             self._open(name, target, kind)
             fresh = self._fresh_reader(target, kind)
             shown = target.layers.get(kind.key)
-            is_wanted = kind.at_once or shown is not None
+            if kind.at_once:
+                target.waiting.add(kind.key)
+            is_wanted = shown is not None
             if shown is not None and _fits(shown, fresh):
                 fresh = shown.data
                 fresh.read_from(target.sources[kind.key])
@@ -218,6 +271,10 @@ class ResultLayers:
             if is_wanted and kind.key not in target.layers:
                 self._insert(name, target, kind, fresh)
             self.changed.emit()
+        if kind.key in target.waiting and not target.binding.is_hidden:
+            target.waiting.discard(kind.key)
+            if kind.key not in target.layers:
+                self._insert(name, target, kind, target.readers[kind.key])
         layer = target.layers.get(kind.key)
         if layer is not None:
             layer.refresh(extent=False)
@@ -251,6 +308,8 @@ class ResultLayers:
         self._describe(layer, name, kind)
         layers.insert(position, layer)
         layer.editable = False  # inserting may have unlocked it
+        if target.shown is not None:
+            layer.visible = kind.key in target.shown
         layer.events.editable.connect(self._on_editable)
         layer.events.visible.connect(self._on_visible)
         layers.selection.clear()

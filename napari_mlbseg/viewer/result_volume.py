@@ -36,6 +36,8 @@ class ResultVolume:
         self.arrays: dict[str, Any] = {}  # this and the following: of this round only
         self.sources: dict[str, Patchwork] = {}
         self.written: dict[str, set[int]] = defaultdict(set)
+        self.waiting: set[str] = set()  # kinds whose layers are made when the volume comes into view
+        self.shown: set[str] | None = None  # kinds that a person wants to see; None: nobody said so
 
     def forget_what_does_not_carry_over(self) -> None:
         """Show nothing of kinds whose earlier values would mislead, until this round writes its own."""

@@ -12,10 +12,11 @@ from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
-from napari_mlbseg.session import SessionError, SessionState
-from napari_mlbseg.session.opening import LoadedSession, LoadedVolume, load_session, missing_images
+from napari_mlbseg.session import AnnotatedVolume, SessionError, SessionState, SliceMarks
+from napari_mlbseg.session.opening import AT_ONCE, LoadedSession, load_session, missing_images
 from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.viewer.binding import VolumeBinding, make_annotation, transform_from
+from napari_mlbseg.viewer.closed_volume import ClosedVolume
 
 if TYPE_CHECKING:
     from napari_mlbseg.viewer.controller import DockController
@@ -96,6 +97,27 @@ class SessionFiles:
 
         self._in_thread(f"Exporting to {out.name}…", lambda: export_session(volumes, shown, out), tell)
 
+    def add_layers(
+        self, volume: AnnotatedVolume, marks: dict[int, SliceMarks], *, annotate: bool = False
+    ) -> VolumeBinding:
+        """Layers of a volume that was read, which takes their name; `annotate`: with one to paint on in any case."""
+        viewer = self._controller.viewer
+        place = transform_from(volume.geometry) if volume.geometry is not None else {}
+        metadata: dict[str, Any] = {}
+        if volume.grid is not None:
+            channel = volume.source.channel if volume.source is not None else None
+            metadata = {FILE_KEY: {"grid": volume.grid, "channel": channel}}
+        image = Image(volume.image, name=volume.name, rgb=volume.channel_axis is not None, metadata=metadata, **place)
+        with self._controller.layers_are_ours():
+            viewer.add_layer(image)
+            volume.name = image.name  # napari renames where the name is taken
+            pixels = volume.annotation if volume.is_annotated else None
+            annotation = make_annotation(image, pixels) if annotate or pixels is not None else None
+            if annotation is not None:
+                viewer.add_layer(annotation)
+                viewer.layers.selection.active = annotation
+        return VolumeBinding(image, annotation, marks=marks, uid=volume.uid, given=volume.initial_labels)
+
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _show(self, loaded: LoadedSession) -> None:
@@ -106,9 +128,12 @@ class SessionFiles:
 
         def make_layers() -> None:
             controller.results.clear()
-            bindings = [self._add_layers(each) for each in loaded.volumes]
-            first = loaded.volumes[0].volume if loaded.volumes else None
+            volumes = loaded.volumes
+            at_once = volumes if len(volumes) <= AT_ONCE else volumes[:1]
+            bindings = [self.add_layers(each.volume, each.marks) for each in at_once]
+            first = volumes[0].volume if volumes else None
             axis = first.slice_axis if first is not None else 0
+            controller.study.take_over([ClosedVolume(each.volume, each.marks) for each in volumes], bindings)
             controller.take_over(bindings, axis, first is not None and first.independent_slices)
 
         try:
@@ -120,24 +145,6 @@ class SessionFiles:
         for note in loaded.notes:
             show_warning(f"MLB-Seg: {note}")
         controller.show_first()
-
-    def _add_layers(self, each: LoadedVolume) -> VolumeBinding:
-        volume = each.volume
-        viewer = self._controller.viewer
-        place = transform_from(volume.geometry) if volume.geometry is not None else {}
-        metadata: dict[str, Any] = {}
-        if volume.grid is not None:
-            channel = volume.source.channel if volume.source is not None else None
-            metadata = {FILE_KEY: {"grid": volume.grid, "channel": channel}}
-        image = Image(volume.image, name=volume.name, rgb=volume.channel_axis is not None, metadata=metadata, **place)
-        with self._controller.layers_are_ours():
-            viewer.add_layer(image)
-            volume.name = image.name  # napari renames where the name is taken
-            annotation = make_annotation(image, volume.annotation) if volume.is_annotated else None
-            if annotation is not None:
-                viewer.add_layer(annotation)
-                viewer.layers.selection.active = annotation
-        return VolumeBinding(image, annotation, marks=each.marks, uid=volume.uid)
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
