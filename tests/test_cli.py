@@ -96,7 +96,7 @@ BAD = {
     "unreadable": ({"images": ["text.nii.gz"]}, "truncated or damaged"),
     "missing": ({"images": ["missing.nii.gz"]}, "does not exist: check its name"),
     "missing labels": ({"--labels": "missing.nii.gz"}, "does not exist: check its name"),
-    "unknown format": ({"images": ["a_file"]}, "neither NIfTI nor TIFF"),
+    "unknown format": ({"images": ["a_file"]}, "no NIfTI, TIFF or zarr"),
     "unknown preset": ({"--preset": "fast"}, "no preset 'fast': choose one of quick, standard, paper"),
     "unknown field": ({"--set": "views=3"}, "no parameter 'views': the parameters are"),
     "field without value": ({"--set": "n_views"}, "lacks a value: write --set FIELD=VALUE"),

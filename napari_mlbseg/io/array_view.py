@@ -84,7 +84,7 @@ class ArrayView:
             reversed_axes += [axis] if is_reversed else []
         part = np.asarray(self.array[tuple(wanted)])
         kept = [axis for axis in range(self.array.ndim) if isinstance(wanted[axis], slice)]
-        part = np.flip(part, [kept.index(axis) for axis in reversed_axes]) if reversed_axes else part
+        part = np.flip(part, tuple(kept.index(axis) for axis in reversed_axes)) if reversed_axes else part
         return part.transpose([kept.index(axis) for axis in self.axes if axis in kept])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -101,9 +101,8 @@ def moved_axis(array: Any, source: int, target: int) -> Any:
     """`numpy.moveaxis` that reads nothing, whatever the array."""
     if source == target:
         return array
-    if isinstance(array, np.ndarray) or hasattr(array, "transpose"):
-        return np.moveaxis(array, source, target)
-    return np.moveaxis(ArrayView(array), source, target)
+    knows_axes: Any = array if hasattr(array, "transpose") else ArrayView(array)
+    return np.moveaxis(knows_axes, source, target)
 
 
 def _forward(key: Any, size: int) -> tuple[Any, bool]:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from napari_mlbseg.io.array_view import is_lazy
+
 __all__ = ["FileArray", "FileSource"]
 
 Part = Literal["image", "labels", "layer"]
@@ -32,7 +34,9 @@ class FileSource(BaseModel):
     number_type : str
         Data type as numpy writes it.
     is_finite : bool
-        Whether every voxel is a number.
+        Whether every voxel is a number; of a large array of reals nobody looked.
+    in_parts : bool
+        Whether a part of it can be read without all of it.
     size, modified : int
         Bytes of the file and when it was written (ns): a file with others is another one.
     """
@@ -45,13 +49,15 @@ class FileSource(BaseModel):
     shape: tuple[int, ...]
     number_type: str
     is_finite: bool
+    in_parts: bool = False
     size: int
     modified: int
 
     @classmethod
-    def of(cls, path: Path, part: Part, data: np.ndarray, channel: int | None = None) -> FileSource:
+    def of(cls, path: Path, part: Part, data: Any, channel: int | None = None) -> FileSource:
         """The source of an array that was just read from a file."""
         status = path.stat()
+        in_parts = is_lazy(data) or isinstance(data, np.memmap)
         return cls(
             path=str(path.absolute()),
             part=part,
@@ -59,7 +65,8 @@ class FileSource(BaseModel):
             order=tuple(range(data.ndim)),
             shape=data.shape,
             number_type=data.dtype.str,
-            is_finite=data.dtype.kind != "f" or bool(np.isfinite(data).all()),
+            is_finite=data.dtype.kind != "f" or (not in_parts and bool(np.isfinite(data).all())),
+            in_parts=in_parts,
             size=status.st_size,
             modified=status.st_mtime_ns,
         )
@@ -111,9 +118,9 @@ class FileArray:
         ValueError
             If the file cannot be read or holds another array now: one sentence that says what to do.
         """
-        return self._in_order(_read(self.source.path, self.source.part, self.source.channel))
+        return np.asarray(self._in_order(_read(self.source.path, self.source.part, self.source.channel)))
 
-    def _in_order(self, data: np.ndarray) -> np.ndarray:
+    def _in_order(self, data: Any) -> Any:
         source = self.source
         if data.ndim != self.ndim or data.transpose(source.order).shape != self.shape or data.dtype != self.dtype:
             raise ValueError(f"{source.path} is not the image of then: put that file back, or add this one anew.")
@@ -134,17 +141,18 @@ class FileArray:
 
 
 @lru_cache(maxsize=1)
-def _remembered(path: str, part: Part, channel: int | None, size: int, modified: int) -> np.ndarray:
+def _remembered(path: str, part: Part, channel: int | None, size: int, modified: int) -> Any:
     """Read a file; one of another size or time counts as another one."""
     return _read(path, part, channel)
 
 
-def _read(path: str, part: Part, channel: int | None) -> np.ndarray:
+def _read(path: str, part: Part, channel: int | None) -> Any:
     # these bring nibabel and tifffile, which a window need not wait for
     if part == "layer":
         from napari_mlbseg.io.readers import read_layer
 
-        return read_layer(path, channel)[0]
+        data, options, _ = read_layer(path, channel)
+        return data[0] if options.get("multiscale") else data
     from napari_mlbseg.io.files import read_image, read_labels
 
     return (read_labels if part == "labels" else read_image)(path).data

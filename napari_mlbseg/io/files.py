@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import is_lazy
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, compact, from_slices
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
+from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, read_zarr, write_zarr
 
 __all__ = ["SUFFIXES", "has_known_suffix", "read_image", "read_labels", "write_array", "write_result"]
 
-SUFFIXES = NIFTI_SUFFIXES + TIFF_SUFFIXES
+SUFFIXES = NIFTI_SUFFIXES + TIFF_SUFFIXES + ZARR_SUFFIXES
 
 
 def has_known_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether the name ends in one of `suffixes`, whatever the case."""
-    return os.fspath(path).lower().endswith(suffixes)
+    return os.fspath(path).rstrip("/\\").lower().endswith(suffixes)
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
-    """Read a NIfTI or TIFF file.
+    """Read a NIfTI or TIFF file or a zarr image.
+
+    An array of more than a quarter of a gigabyte stays on the disk, and what is asked for is read: always of zarr, of
+    NIfTI unless it is compressed, of TIFF.
 
     Raises
     ------
@@ -33,8 +39,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     if not path.exists():
         raise ImageFileError(f"{path} does not exist: check its name.")
     if not has_known_suffix(path):
-        raise ImageFileError(f"{path} is neither NIfTI nor TIFF: give a file that ends in {', '.join(SUFFIXES)}.")
+        raise ImageFileError(f"{path} is no NIfTI, TIFF or zarr: give a file that ends in {', '.join(SUFFIXES)}.")
     try:
+        if has_known_suffix(path, ZARR_SUFFIXES):
+            return read_zarr(path)
         return read_nifti(path) if has_known_suffix(path, NIFTI_SUFFIXES) else read_tiff(path)
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
@@ -53,6 +61,8 @@ def read_labels(path: str | os.PathLike[str]) -> ImageFile:
         raise ImageFileError(f"{path} has channels: labels are one number a voxel, so give a file without channels.")
     if labels.data.dtype.kind in "iu":
         return labels
+    if is_lazy(labels.data):
+        raise ImageFileError(f"{path} is large and holds {labels.data.dtype}: convert its labels to integers first.")
     if labels.data.dtype.kind == "b":
         return _with_data(labels, labels.data.astype(np.uint8))
     # A scale in the header, such as 1/255, leaves the last digits of whole numbers open.
@@ -66,7 +76,7 @@ def read_labels(path: str | os.PathLike[str]) -> ImageFile:
 
 
 def write_result(
-    stem: str | os.PathLike[str], array: np.ndarray, like: FileGrid, slice_axis: int, *, suffix: str | None = None
+    stem: str | os.PathLike[str], array: Any, like: FileGrid, slice_axis: int, *, suffix: str | None = None
 ) -> Path:
     """Write a result beside others, in the format and the space of the image that it belongs to.
 
@@ -74,8 +84,9 @@ def write_result(
     ----------
     stem : path
         Without suffix; that of `like` is added.
-    array : ndarray, (Z, Y, X) or (Z, C, Y, X)
-        Label numbers keep the smallest integer type that holds them, real numbers become float32.
+    array : array-like, (Z, Y, X) or (Z, C, Y, X)
+        Zarr is written slice by slice as it is; for other formats label numbers get the smallest integer type that
+        holds them, and real numbers become float32.
     like : FileGrid
         The image.
     slice_axis : int
@@ -102,10 +113,10 @@ def write_result(
     return path
 
 
-def write_array(path: Path, array: np.ndarray, axes: str, like: FileGrid) -> None:
+def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:
     """Write an array that is in the order of the file `like` already; raises as `write_result`."""
-    write = write_nifti if like.format == "nifti" else write_tiff
-    write(path, compact(array), axes, like)
+    write = {"nifti": write_nifti, "tiff": write_tiff, "zarr": write_zarr}[like.format]
+    write(path, array if like.format == "zarr" else compact(np.asarray(array)), axes, like)
 
 
 def _with_data(image: ImageFile, data: np.ndarray) -> ImageFile:

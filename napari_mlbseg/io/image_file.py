@@ -40,12 +40,12 @@ class FileGrid:
     ----------
     path : Path
         The file.
-    format : {"nifti", "tiff"}
+    format : {"nifti", "tiff", "zarr"}
     suffix : str
-        ``".nii"``, ``".nii.gz"``, ``".tif"`` or ``".tiff"``, as in `path`.
+        ``".nii"``, ``".nii.gz"``, ``".tif"``, ``".tiff"``, ``".zarr"`` or ``".ome.zarr"``, as in `path`.
     axes : str
         One letter for each axis of the array in the order of the file. ``C`` holds channels. NIfTI: ``I``, ``J``, ``K``
-        and ``T``; TIFF: the letters of tifffile, among them ``Z``, ``Y`` and ``X``.
+        and ``T``; TIFF and zarr: the letters of tifffile, among them ``Z``, ``Y`` and ``X``.
     shape : tuple of int
         Length of each of `axes`.
     spacing : tuple of float
@@ -57,7 +57,7 @@ class FileGrid:
     """
 
     path: Path
-    format: Literal["nifti", "tiff"]
+    format: Literal["nifti", "tiff", "zarr"]
     suffix: str
     axes: str
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class FileGrid:
     @property
     def name(self) -> str:
         """Name of the file without its suffix."""
-        return self.path.name[: -len(self.suffix)]
+        return self.path.name[: len(self.path.name) - len(self.suffix)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,8 +97,8 @@ class ImageFile(FileGrid):
 
     Attributes
     ----------
-    data : ndarray or FileArray
-        The array in the order of the file: shape `shape`, axes `axes`.
+    data : ndarray, ArrayView or FileArray
+        The array in the order of the file: shape `shape`, axes `axes`. Of a large one, only what is asked for is read.
     """
 
     data: Any
@@ -113,9 +113,9 @@ def default_slice_axis(grid: FileGrid) -> int:
     """Axis along which a person most likely outlines slices, counted in the file's order without the channel axis.
 
     An axis of time or of unrelated images where there is one, else the axis of coarsest spacing; where spacing is
-    equal, the last of a NIfTI file (k, axial) and the first of a TIFF file.
+    equal, the last of a NIfTI file (k, axial) and the first of any other.
     """
-    order = range(len(grid.stack_axes)) if grid.format == "tiff" else range(len(grid.stack_axes) - 1, -1, -1)
+    order = range(len(grid.stack_axes) - 1, -1, -1) if grid.format == "nifti" else range(len(grid.stack_axes))
     for axis in order:
         if grid.stack_axes[axis] not in grid.spatial_letters:
             return axis
@@ -152,12 +152,12 @@ def to_slices(image: ImageFile, slice_axis: int) -> Any:
     return channels_first.transpose(z, 0, y, x)
 
 
-def from_slices(array: np.ndarray, grid: FileGrid, slice_axis: int) -> tuple[np.ndarray, str]:
+def from_slices(array: Any, grid: FileGrid, slice_axis: int) -> tuple[Any, str]:
     """The inverse of `to_slices` for a result: the array in the file's order, and its axes.
 
     Parameters
     ----------
-    array : ndarray, (Z, Y, X) or (Z, C, Y, X)
+    array : ndarray or ArrayView, (Z, Y, X) or (Z, C, Y, X)
     grid : FileGrid
         Grid of the image that the result belongs to.
     slice_axis : int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +15,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
 
 __all__ = [
@@ -56,7 +58,7 @@ def read_nifti(path: Path) -> ImageFile:
     """Read a NIfTI file.
 
     Axes are ``IJK`` and, for a short fourth axis, ``C``; a 2D image over time is ``IJT``. Intensities are scaled as the
-    header says; without a scale they keep their number type.
+    header says; without a scale they keep their number type. A large array that is not compressed stays on the disk.
 
     Raises
     ------
@@ -65,7 +67,8 @@ def read_nifti(path: Path) -> ImageFile:
     """
     try:
         image: Any = nibabel.load(path, mmap=False)
-        data = _voxels(image)
+        stays = _bytes(image) > MAPPED_BYTES and path.name.lower().endswith(".nii")
+        data = _lazy_voxels(path) if stays else _voxels(image)
     except (NibabelError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
             raise
@@ -181,6 +184,30 @@ def new_nifti_grid(
     )
 
 
+def _bytes(image: Any) -> int:
+    return math.prod(image.shape) * int(image.get_data_dtype().itemsize)
+
+
+def _lazy_voxels(path: Path) -> Any:
+    """The array on the disk: mapped into memory, or, where the header has a scale, read part by part."""
+    image: Any = nibabel.load(path, mmap=True)
+    proxy = image.dataobj
+    if (proxy.slope, proxy.inter) != (1.0, 0.0):
+        return ArrayView(_Scaled(proxy))
+    return np.asanyarray(proxy)
+
+
+class _Scaled:
+    """An array whose numbers are scaled when they are read."""
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+        self.shape, self.ndim, self.dtype = proxy.shape, proxy.ndim, np.dtype(np.float32)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(self._proxy[key]).astype(self.dtype)
+
+
 def _voxels(image: Any) -> np.ndarray:
     """The scaled array; nibabel scales to float64, of which short integers do not need the half."""
     data = np.asanyarray(image.dataobj)
@@ -188,13 +215,16 @@ def _voxels(image: Any) -> np.ndarray:
     return data.astype(np.float32) if data.dtype != stored and stored.itemsize <= 2 else data
 
 
-def _name_axes(data: np.ndarray, path: Path) -> tuple[np.ndarray, str]:
+def _name_axes(data: Any, path: Path) -> tuple[Any, str]:
     """Drop axes of length 1 beyond the third, and name the rest."""
-    data = data.reshape(*data.shape[:3], *(n for n in data.shape[3:] if n > 1))
+    if isinstance(data, ArrayView):
+        data = ArrayView(data.array, fixed={axis: 0 for axis in range(3, data.ndim) if data.shape[axis] == 1})
+    else:
+        data = data.reshape(*data.shape[:3], *(n for n in data.shape[3:] if n > 1))
     if data.ndim <= 3:
         return data, "IJK"[: data.ndim]
     if data.ndim == 4 and data.shape[2] == 1:
-        return data[:, :, 0], "IJT"
+        return (data.take(0, 2) if isinstance(data, ArrayView) else data[:, :, 0]), "IJT"
     if data.ndim == 4 and data.shape[3] <= MAX_CHANNELS:
         return data, "IJKC"
     shape = " x ".join(map(str, data.shape))

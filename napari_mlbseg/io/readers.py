@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, moved_axis
 from napari_mlbseg.io.files import has_known_suffix, read_image
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile
 from napari_mlbseg.io.nifti import NiftiNative
+from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ZarrNative
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layer", "read_layers"]
 
-#: A napari layer-data tuple: array, keyword arguments of the layer, its type.
-LayerData = tuple[np.ndarray, dict[str, Any], str]
+#: A napari layer-data tuple: array (or arrays, of an image with smaller copies), keyword arguments of the layer, type.
+LayerData = tuple[Any, dict[str, Any], str]
 
 _LABEL_NAME = re.compile(r"(?<![a-z])(labels?|labelmap|seg|segmentation|masks?|gt|annotations?)(?![a-z])")
 _FEW_VALUES = 10
@@ -25,7 +27,9 @@ _SAMPLE = 1_000_000  # voxels that are looked at to tell labels from an image
 
 def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
     """The reader for `path`, or None if it is none of ours (several files, another suffix)."""
-    if isinstance(path, list) or not has_known_suffix(path) or not os.path.isfile(path):
+    if isinstance(path, list) or not has_known_suffix(path):
+        return None
+    if os.path.isdir(path) is not has_known_suffix(path, ZARR_SUFFIXES) or not os.path.exists(path):
         return None
     return read_layers
 
@@ -59,15 +63,16 @@ def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> 
     metadata = {METADATA_KEY: {"grid": image.grid, "channel": None}}
     options = {"name": name, "metadata": metadata, **_geometry(image)}
     if image.channel_axis is None:
-        return [(_to_layer_order(image.data, image), options, layer_type)]
-    channels = np.moveaxis(image.data, image.channel_axis, -1)
+        return [(_pyramid(image, None), options | _as_pyramid(image, layer_type), layer_type)]
+    channels = moved_axis(image.data, image.channel_axis, image.data.ndim - 1)
     if channels.dtype == np.uint8 and channels.shape[-1] in (3, 4) and image.axes.endswith("C"):
         return [(_colours_in_layer_order(channels, image), {**options, "rgb": True}, "image")]
     return [
         (
-            _to_layer_order(channels[..., c], image),
+            _pyramid(image, c),
             {
                 **options,
+                **_as_pyramid(image, layer_type),
                 "name": f"{name} [{c}]",
                 "metadata": {METADATA_KEY: {"grid": image.grid, "channel": c}},
                 "blending": "additive",
@@ -78,12 +83,31 @@ def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> 
     ]
 
 
-def _to_layer_order(stack: np.ndarray, grid: FileGrid) -> np.ndarray:
+def _pyramid(image: ImageFile, channel: int | None) -> Any:
+    """A channel of an image in the order of a layer, or, where the file has smaller copies of it, all of them."""
+    levels = [image.data] if not _as_pyramid(image, "image") else list(image.native.levels)
+    arrays = [_to_layer_order(_channel(level, image.channel_axis, channel), image) for level in levels]
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def _as_pyramid(image: ImageFile, layer_type: str) -> dict[str, Any]:
+    """What tells napari that a layer has several levels; nobody can paint on such labels."""
+    has_levels = isinstance(image.native, ZarrNative) and len(image.native.levels) > 1
+    return {"multiscale": True} if has_levels and layer_type == "image" else {}
+
+
+def _channel(data: Any, axis: int | None, channel: int | None) -> Any:
+    if axis is None or channel is None:
+        return data
+    return data.take(channel, axis) if isinstance(data, ArrayView) else np.moveaxis(data, axis, 0)[channel]
+
+
+def _to_layer_order(stack: Any, grid: FileGrid) -> Any:
     return stack.T if grid.format == "nifti" else stack
 
 
-def _colours_in_layer_order(channels: np.ndarray, grid: FileGrid) -> np.ndarray:
-    return np.moveaxis(channels.T, 0, -1) if grid.format == "nifti" else channels
+def _colours_in_layer_order(channels: Any, grid: FileGrid) -> Any:
+    return moved_axis(channels.T, 0, channels.ndim - 1) if grid.format == "nifti" else channels
 
 
 def _geometry(grid: FileGrid) -> dict[str, Any]:
@@ -92,6 +116,8 @@ def _geometry(grid: FileGrid) -> dict[str, Any]:
     scale = list(grid.spacing)
     units = [grid.unit if letter in grid.spatial_letters else "pixel" for letter in letters]
     translate = [0.0] * len(letters)
+    if isinstance(grid.native, ZarrNative):
+        translate = list(grid.native.translation)
     if grid.format == "nifti":
         for letter, value in zip("IJK", _origin_along_axes(grid.native), strict=True):
             if letter in letters:
@@ -110,7 +136,15 @@ def _looks_like_labels(image: ImageFile) -> bool:
     """Whole numbers, and either named like labels or of few values, the smallest 0."""
     if image.channel_axis is not None or image.data.dtype.kind not in "iu" or image.data.size == 0:
         return False
+    if image.data.nbytes > MAPPED_BYTES:
+        sample = _sampled(image.data)
+        return bool(_LABEL_NAME.search(image.name.lower())) and int(sample.min()) >= 0
     if _LABEL_NAME.search(image.name.lower()):
-        return int(image.data.min()) >= 0
-    values = np.unique(image.data.reshape(-1, order="A")[:: max(1, image.data.size // _SAMPLE)])
+        return int(np.asarray(image.data).min()) >= 0
+    values = np.unique(np.asarray(image.data).reshape(-1, order="A")[:: max(1, image.data.size // _SAMPLE)])
     return values[0] == 0 and len(values) <= _FEW_VALUES
+
+
+def _sampled(data: Any) -> np.ndarray:
+    """A few planes of a large array."""
+    return np.stack([np.asarray(data[int(z)]) for z in np.linspace(0, data.shape[0] - 1, 3)])

@@ -78,7 +78,7 @@ def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> lis
     """
     rows: list[StudyRow] = []
     for word in map(Path, words):
-        if word.is_dir():
+        if word.is_dir() and not has_known_suffix(word):  # a zarr image is a folder too
             rows += [StudyRow(image) for image in _images_in(word)]
         elif is_table(word):
             rows += _listed(word, ("image",) if only_images else _COLUMNS)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
 
 __all__ = ["TIFF_SUFFIXES", "TiffNative", "new_tiff_grid", "read_tiff", "write_tiff"]
@@ -66,7 +67,7 @@ class TiffNative:
 def read_tiff(path: Path) -> ImageFile:
     """Read the first series of a TIFF file.
 
-    Axes of length 1 are dropped, but Y and X; samples (colours) count as channels.
+    Axes of length 1 are dropped, but Y and X; samples (colours) count as channels. A large array stays on the disk.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def read_tiff(path: Path) -> ImageFile:
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            data, axes = series.asarray(), series.axes
+            data, axes = (_lazy(path, series) if series.nbytes > MAPPED_BYTES else series.asarray()), series.axes
             if data.shape != series.shape:
                 raise ValueError("pages are missing")
             native = _native(file)
@@ -225,10 +226,25 @@ def _unit(name: str) -> str:
     return name if name in _UNITS else "pixel"
 
 
-def _name_axes(data: np.ndarray, axes: str, path: Path) -> tuple[np.ndarray, str]:
+def _lazy(path: Path, series: tifffile.TiffPageSeries) -> Any:
+    """The array on the disk: mapped into memory where its bytes lie there as they are, else decoded page by page."""
+    if series.dataoffset is not None:
+        return tifffile.memmap(path, series=0, mode="r")
+    import zarr
+
+    array = zarr.open(tifffile.imread(path, aszarr=True, series=0), mode="r")
+    if isinstance(array, zarr.Group):  # the first of several levels is the whole image
+        array = array["0"]
+    return ArrayView(array)
+
+
+def _name_axes(data: Any, axes: str, path: Path) -> tuple[Any, str]:
     """Drop axes of length 1 but Y and X; call samples channels."""
     keep = [axis for axis, letter in enumerate(axes) if data.shape[axis] > 1 or letter in "YX"]
-    data = data.reshape([data.shape[axis] for axis in keep])
+    if isinstance(data, ArrayView):
+        data = ArrayView(data.array, keep, {axis: 0 for axis in range(data.ndim) if axis not in keep})
+    else:
+        data = data.reshape([data.shape[axis] for axis in keep])
     axes = "".join(axes[axis] for axis in keep)
     if "S" in axes and "C" in axes:
         raise ImageFileError(f"{path} has colours and channels: choose one channel first.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy
 from napari_mlbseg.io.file_array import FileArray, FileSource, Part
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
@@ -40,7 +41,7 @@ class FileVolume:
     slice_axis : int
         Axis of the file along which the volume's slices lie.
     label_values : tuple of int
-        All label numbers in the label file but 0, on whatever slice.
+        All label numbers in the label file but 0, on whatever slice; of a large file, on the clean slices.
     notes : tuple of str
         What is odd about the files but need not be wrong, a sentence each.
     """
@@ -82,6 +83,7 @@ def load_volume(
         If the files do not fit each other or the clean slices not the image.
     """
     image = read_image(image_path)
+    forget = forget or (image.format != "zarr" and (is_lazy(image.data) or isinstance(image.data, np.memmap)))
     axis = default_slice_axis(image) if slice_axis is None else slice_axis
     slices = to_slices(_forgotten(image, "image") if forget else image, axis)
     n_slices = slices.shape[0]
@@ -100,7 +102,8 @@ def load_volume(
         given = to_slices(_forgotten(files[1], "labels"), axis)
     labels = np.zeros(shape, dtype=np.uint8 if painted is None else painted.dtype)
     if painted is not None:  # pages of zeros that nobody writes to take no memory
-        labels[marks] = painted[marks]
+        for z in np.flatnonzero(marks).tolist():
+            labels[z] = painted[z]
     return FileVolume(
         volume=Volume(
             name=image.name,
@@ -113,7 +116,7 @@ def load_volume(
         ),
         grid=image.grid,
         slice_axis=axis,
-        label_values=() if painted is None else tuple(int(value) for value in np.unique(painted) if value != 0),
+        label_values=() if painted is None else _label_values(labels if is_lazy(painted) else painted, marks),
         notes=tuple(
             _misplaced(image, file) for file in files if file is not None and voxels_apart(image, file) > _APART
         ),
@@ -144,7 +147,7 @@ def write_job_results(folder: JobFolder, volumes: Sequence[FileVolume], names: S
         results = folder.results(name)
         for array_name in names:
             if array_name in results:
-                array = np.asarray(results[array_name][:])
+                array = ArrayView(results[array_name])
                 written.append(write_result(target / array_name, array, file_volume.grid, file_volume.slice_axis))
     return written
 
@@ -184,6 +187,12 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
     write_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
+def _label_values(labels: np.ndarray, marks: np.ndarray) -> tuple[int, ...]:
+    """Label numbers but 0, read a slice at a time."""
+    slices = range(len(labels)) if labels.size <= MAPPED_BYTES else np.flatnonzero(marks).tolist()
+    return tuple(sorted({int(value) for z in slices for value in np.unique(labels[z])} - {0}))
+
+
 def _forgotten(image: ImageFile, part: Part) -> ImageFile:
     """The same file, its array read again when it is needed."""
     return replace(image, data=FileArray(FileSource.of(image.path, part, image.data)))
@@ -204,7 +213,7 @@ def _labels_like(image: ImageFile, path: str | Path) -> ImageFile:
             f"The labels {path} have shape {_by(labels.stack_shape)} but the image {image.path} has "
             f"{_by(image.stack_shape)}: give labels that belong to this image."
         )
-    if labels.data.size and labels.data.min() < 0:
+    if not is_lazy(labels.data) and labels.data.size and labels.data.min() < 0:
         raise TaskError(
             f"The labels {path} hold the negative number {labels.data.min()}: label numbers start at 0, the background."
         )

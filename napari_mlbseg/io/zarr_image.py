@@ -1,4 +1,4 @@
-"""Zarr through zarr: plain arrays, and OME-Zarr images with their scale and their smaller copies; read where they lie."""
+"""Zarr through zarr: plain arrays, and OME-Zarr images with scale and smaller copies, read where they lie."""
 
 from __future__ import annotations
 
@@ -163,7 +163,10 @@ def _ome(group: Any, image: Mapping[str, Any]) -> _Opened:
     described = image.get("axes") or [letter.lower() for letter in _LETTERS[-n:]]  # before 0.3 there were no names
     names = [axis if isinstance(axis, str) else axis["name"] for axis in described]
     scale, translation = np.ones(n), np.zeros(n)
-    for step in (*image["datasets"][0].get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
+    for step in (
+        *image["datasets"][0].get("coordinateTransformations", ()),
+        *image.get("coordinateTransformations", ()),
+    ):
         if step["type"] == "scale":
             scale, translation = scale * step["scale"], translation * step["scale"]
         elif step["type"] == "translation":
@@ -184,7 +187,7 @@ def _plain(node: Any) -> _Opened:
             f"{node.store_path} holds {len(arrays)} arrays and no OME-Zarr image: give the folder of one array."
         )
     n = arrays[0].ndim
-    names = arrays[0].metadata.to_dict().get("dimension_names") or arrays[0].attrs.get("_ARRAY_DIMENSIONS")
+    names: Any = arrays[0].metadata.to_dict().get("dimension_names") or arrays[0].attrs.get("_ARRAY_DIMENSIONS")
     letters = "".join(str(name)[:1].upper() for name in names) if names and None not in names else ""
     known = len(set(letters)) == n and set(letters) <= set(_LETTERS)
     axes = letters if known else {4: "ZCYX"}.get(n, _LETTERS[-n:] if n <= len(_LETTERS) else "")
@@ -193,7 +196,9 @@ def _plain(node: Any) -> _Opened:
 
 def _checked(axes: str, n: int) -> str:
     if len(axes) != n or len(set(axes)) != n or not {"Y", "X"} <= set(axes) <= set(_LETTERS):
-        raise ImageFileError(f"The axes of the zarr array are '{axes}' ({n} of them): axes among t, c, z, y, x are read.")
+        raise ImageFileError(
+            f"The axes of the zarr array are '{axes}' ({n} of them): axes among t, c, z, y, x are read."
+        )
     return axes
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 
@@ -21,13 +22,15 @@ class ArrayReference(BaseModel):
     """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder.
 
     A ``.npy`` file with a `source` need not be there yet: the worker makes it from that file when it begins, so that
-    whoever asks for a job over many files reads none of them.
+    whoever asks for a job over many files reads none of them. Of a file that can be read in parts, it makes none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal["npy", "zarr"]
     path: str
     source: FileSource | None = None
+    axes: tuple[int, ...] | None = None  # of a zarr array, in the order of the image; None: as they are
+    fixed: dict[int, int] = {}  # its axes that the image does not have, and where they are read
 
     def open(self, folder: Path) -> Any:
         """The array, lazily."""
@@ -36,12 +39,13 @@ class ArrayReference(BaseModel):
             return FileArray(self.source)
         if self.format == "npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        return open_array(path)
+        array = open_array(path)
+        return array if self.axes is None else ArrayView(array, self.axes, self.fixed)
 
     def fetch(self, folder: Path) -> None:
         """Make the file from its source, if it is not there yet; raises ValueError or OSError if that fails."""
         path = folder / self.path
-        if self.source is None or path.exists():
+        if self.source is None or self.source.in_parts or path.exists():
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
         np.save(temporary, np.ascontiguousarray(FileArray(self.source).read()), allow_pickle=False)
@@ -63,6 +67,8 @@ def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -
     """
     if (path := local_path(array)) is not None:
         return ArrayReference(format="zarr", path=str(path))
+    if isinstance(array, ArrayView) and (path := local_path(array.array)) is not None:
+        return ArrayReference(format="zarr", path=str(path), axes=array.axes, fixed=array.fixed)
     if isinstance(array, FileArray):
         return ArrayReference(format="npy", path=f"{stem}.npy", source=array.source)
     if isinstance(array, np.ndarray):

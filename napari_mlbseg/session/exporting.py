@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import ArrayView, moved_axis
 from napari_mlbseg.io.files import write_array
 from napari_mlbseg.io.image_file import FileGrid
 from napari_mlbseg.io.nifti import new_nifti_grid
@@ -57,18 +59,18 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
         results, axis = shown.job.folder.results(name), shown.record.slice_axes[volume.uid]
         for array_name in (*TRAINED_FILES, "initial_doubt", "label_doubt"):
             if array_name in results:
-                array = _in_users_order(np.asarray(results[array_name][:]), axis)
+                array = _in_users_order(ArrayView(results[array_name]), axis)
                 written.append(_write(folder / array_name, array, grid))
     return written
 
 
-def _in_users_order(array: np.ndarray, slice_axis: int) -> np.ndarray:
+def _in_users_order(array: ArrayView, slice_axis: int) -> Any:
     """(Z, Y, X) or (Z, C, Y, X) -> the user's three axes, channels last."""
-    channels_last = np.moveaxis(array, 1, -1) if array.ndim == 4 else array
-    return np.moveaxis(channels_last, 0, slice_axis)
+    channels_last = moved_axis(array, 1, -1) if array.ndim == 4 else array
+    return moved_axis(channels_last, 0, slice_axis)
 
 
-def _write(stem: Path, array: np.ndarray, grid: FileGrid) -> Path:
+def _write(stem: Path, array: Any, grid: FileGrid) -> Path:
     """Write an array in the user's order, which for NIfTI is that of the file reversed."""
     path = stem.with_name(stem.name + grid.suffix)
     has_channels = array.ndim == 4
@@ -77,7 +79,7 @@ def _write(stem: Path, array: np.ndarray, grid: FileGrid) -> Path:
             (array.transpose(2, 1, 0, 3), grid.stack_axes + "C") if has_channels else (array.T, grid.stack_axes)
         )
     else:
-        stored = np.moveaxis(array, -1, 1) if has_channels else array
+        stored = moved_axis(array, -1, 1) if has_channels else array
         axes = f"{grid.stack_axes[:1]}C{grid.stack_axes[1:]}" if has_channels else grid.stack_axes
     write_array(path, stored, axes, grid)
     return path

@@ -177,6 +177,8 @@ def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, Fi
     except ImageFileError as error:
         raise SessionError(f"{error}") from error
     grid = options["metadata"][METADATA_KEY]["grid"]
+    if options.get("multiscale"):
+        data = data[0]
     return FileArray(FileSource.of(path, "layer", data, image.channel)) if forget else data, grid
 
 
@@ -185,7 +187,7 @@ def _read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:
         return np.broadcast_to(np.uint8(0), record.shape)
     array = folder.array(record.annotation, record.slice_axis)
     try:
-        pixels = np.asarray(array.open()[:])
+        pixels = array.read()
     except (OSError, ValueError, KeyError) as error:
         raise SessionError(
             f"The annotation {array.path} cannot be read ({error}): restore it from a backup."

@@ -96,15 +96,29 @@ class SliceArray:
                     enumerate(zip(array.chunks, array.shape, strict=True)))  # fmt: skip
         return whole and array.shape == tuple(shape) and array.dtype.newbyteorder("=") == dtype
 
+    def read(self) -> np.ndarray:
+        """All of it; slices that were never written take no memory."""
+        array = self.open()
+        pixels = np.zeros(array.shape, array.dtype)
+        for z in range(array.shape[self.slice_axis]):
+            if self._chunk(z).exists():
+                pixels[self._index(z)] = array[self._index(z)]
+        return pixels
+
     def write(self, z: int, plane: np.ndarray, *, at_once: bool = True) -> None:
         """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns, if `at_once`."""
+        self.open()[self._index(z)] = plane
+        if at_once:
+            _synchronise(self._chunk(z))
+
+    def _index(self, z: int) -> tuple[Any, ...]:
+        return tuple(z if axis == self.slice_axis else slice(None) for axis in range(self.open().ndim))
+
+    def _chunk(self, z: int) -> Path:
+        """File of a slice."""
         array = self.open()
-        index = tuple(z if axis == self.slice_axis else slice(None) for axis in range(array.ndim))
-        array[index] = plane
-        if not at_once:
-            return
-        chunk = tuple(z if axis == self.slice_axis else 0 for axis in range(array.ndim))
-        _synchronise(self.path / array.metadata.encode_chunk_key(chunk))
+        numbers = tuple(z if axis == self.slice_axis else 0 for axis in range(array.ndim))
+        return self.path / array.metadata.encode_chunk_key(numbers)
 
 
 class SessionFolder:

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import ArrayView, moved_axis
+from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.jobs.arrays import local_path
 from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import Geometry
 from napari_mlbseg.task import TaskError, Volume
@@ -153,7 +156,7 @@ class AnnotatedVolume:
         TaskError
             If the image is not a stack, the annotation does not fit it, or a clean slice lies outside it.
         """
-        image = self._channels_second(self.image)
+        image = self._channels_second(self._by_path())
         if self.annotation.ndim != 3:
             raise TaskError(
                 f"The labels of '{self.name}' have {self.annotation.ndim} axes: labels of a stack have three."
@@ -172,14 +175,23 @@ class AnnotatedVolume:
         return Volume(
             name=self.name,
             image=image,
-            labels=move_axis(self.annotation, self.slice_axis, 0),
+            labels=moved_axis(self.annotation, self.slice_axis, 0),
             clean=clean,
-            initial_labels=None if given is None else move_axis(given, self.slice_axis, 0),
+            initial_labels=None if given is None else moved_axis(given, self.slice_axis, 0),
             spacing=(z, y, x),
             unit=self.unit,
             independent_slices=self.independent_slices,
             focus=focus,
         )
+
+    def _by_path(self) -> Any:
+        """The image, or, where it is large and its file can be read in parts, a name for it by which a worker can."""
+        is_mapped = isinstance(self.image, ArrayView | np.memmap)
+        if self.source is None or self.source.kind != "file" or not is_mapped:
+            return self.image
+        if isinstance(self.image, ArrayView) and local_path(self.image.array) is not None:
+            return self.image
+        return FileArray(FileSource.of(self.source.path, "layer", self.image, self.source.channel))
 
     def _channels_second(self, image: Any) -> Any:
         """(Z, Y, X) or (Z, C, Y, X)."""
@@ -190,11 +202,6 @@ class AnnotatedVolume:
                 + ("Stack several 2D images first." if spatial < 3 else "Choose one time point or position first.")
             )
         if self.channel_axis is None:
-            return move_axis(image, self.slice_axis, 0)
-        channels_first = move_axis(image, self.channel_axis, 0)
-        return move_axis(channels_first, self.slice_axis + 1, 0)
-
-
-def move_axis(array: Any, source: int, target: int) -> Any:
-    """`numpy.moveaxis` that leaves an array alone where nothing moves, so that lazy arrays stay lazy."""
-    return array if source == target else np.moveaxis(array, source, target)
+            return moved_axis(image, self.slice_axis, 0)
+        channels_first = moved_axis(image, self.channel_axis, 0)
+        return moved_axis(channels_first, self.slice_axis + 1, 0)

@@ -169,7 +169,7 @@ def image_source(image: Image) -> ImageSource | None:
     if (path := local_path(data)) is not None:
         return ImageSource("zarr", path)
     entry = _file_entry(image)
-    if "grid" in entry and Path(entry["grid"].path).is_file():
+    if "grid" in entry and Path(entry["grid"].path).exists():
         return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"))
     return None
 

@@ -126,7 +126,7 @@ def test_other_files_are_named(tmp_path):
     (tmp_path / "folder.nii").mkdir()
     for name, words in (
         ("text.nii.gz", "truncated or damaged"),
-        ("image.png", "neither NIfTI nor TIFF"),
+        ("image.png", "no NIfTI, TIFF or zarr"),
         ("missing.nii", "does not exist"),
         ("folder.nii", "cannot be read"),
     ):
