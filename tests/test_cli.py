@@ -12,10 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from napari_mlbseg import cli
 from napari_mlbseg.engine.results import RESULT_NAMES
 from napari_mlbseg.events import Failed, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
+from napari_mlbseg.io.files import read_image
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.jobs import devices
 from napari_mlbseg.jobs.folder import ZarrResults
@@ -254,6 +256,20 @@ def test_train_on_tiff_keeps_its_spacing(files, worker, monkeypatch, tmp_path):
         assert file.series[0].axes == "ZCYX"
         assert file.imagej_metadata["spacing"] == 2.2
         assert file.pages[0].tags["XResolution"].value == (1, 2)
+
+
+def test_train_on_zarr_copies_nothing_and_writes_zarr(files, worker, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = make_phantom((24, 40, 48))
+    for name, data in (("stack", made.image), ("stack_label", made.labels)):
+        zarr.create_array(tmp_path / f"{name}.zarr", shape=data.shape, chunks=(1, 16, 16), dtype=data.dtype)[:] = data
+    changes = {"images": ["stack.zarr"], "--labels": "stack_label.zarr", "--clean": "6,12", "--out": "out"}
+    assert cli.main(arguments(changes)) == 0
+    image = worker[0].folder.read_request().volumes[0].image
+    assert (image.format, image.path) == ("zarr", str(tmp_path / "stack.zarr"))
+    assert read_image(tmp_path / "out" / "probability.zarr").axes == "ZCYX"
+    labels = np.asarray(read_image(tmp_path / "out" / "pseudo_labels.zarr").data)
+    assert np.array_equal(labels[12], made.labels[12])
 
 
 def test_several_images_have_a_folder_each(files, worker, monkeypatch, tmp_path):
