@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import napari
 import numpy as np
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
+from benchmarks.event_loop import TICK, play, ticking
 from benchmarks.volumes import load_volume
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.session import SessionState
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_mlbseg.viewer.dock import MLBSegDock
 
 __all__ = ["main"]
-
-_TICK = 0.020  # seconds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     dock = _prepare(viewer, options.image, options.seconds)
     for _ in range(50):  # let the window settle before anything is measured
         QApplication.processEvents()
-        time.sleep(_TICK)
+        time.sleep(TICK)
     figures = {"seconds_to_open_dock": to_open, **_measure(viewer, dock)}
     viewer.close()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -90,29 +88,13 @@ def _prepare(viewer: napari.Viewer, image: Path | None, seconds: float) -> MLBSe
 
 def _measure(viewer: napari.Viewer, dock: MLBSegDock) -> dict[str, float]:
     """Press Train, scroll, and note when every tick came."""
-    session, ticks, first = dock.controller.session, [], []
-    ticker, scroller = QTimer(), QTimer()
-    ticker.timeout.connect(lambda: ticks.append(time.perf_counter()))
-    scroller.timeout.connect(lambda: dock.controller.go_to(len(ticks) % dock.controller.n_slices))
+    session, controller, first = dock.controller.session, dock.controller, []
     viewer.layers.events.inserted.connect(lambda event: first.append(time.perf_counter()))
-    ticker.start(round(1000 * _TICK))
-    scroller.start(500)
-    clicked = time.perf_counter()
-    dock.train.button.click()
-    while session.state is not SessionState.IDLE:
-        QApplication.processEvents()
-        time.sleep(0.001)
-    ticker.stop()
-    scroller.stop()
-    late = 1000 * (np.diff([clicked, *ticks]) - _TICK).clip(min=0)
-    return {
-        "seconds_to_first_labels": first[0] - clicked,
-        "delay_p50_ms": float(np.percentile(late, 50)),
-        "delay_p95_ms": float(np.percentile(late, 95)),
-        "delay_p99_ms": float(np.percentile(late, 99)),
-        "delay_max_ms": float(late.max()),
-        "ticks": len(ticks),
-    }
+    with ticking(lambda ticks: controller.go_to(ticks % controller.n_slices)) as ticks:
+        clicked = time.perf_counter()
+        dock.train.button.click()
+        play(lambda: session.state is SessionState.IDLE, at_most=3600.0)
+    return {"seconds_to_first_labels": first[0] - clicked, **ticks.delays()}
 
 
 if __name__ == "__main__":

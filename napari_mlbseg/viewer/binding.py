@@ -25,6 +25,7 @@ __all__ = [
     "METADATA_KEY",
     "VolumeBinding",
     "annotates",
+    "annotation_name",
     "axis_name",
     "current_slice",
     "default_slice_axis",
@@ -33,6 +34,7 @@ __all__ = [
     "is_result",
     "make_annotation",
     "matching_annotation",
+    "place_layer",
     "show_slice",
     "spatial_shape",
     "transform_from",
@@ -163,6 +165,14 @@ def transform_from(geometry: Geometry) -> dict[str, Any]:
     }
 
 
+def place_layer(layer: Layer, geometry: Geometry) -> None:
+    """Put a layer where `geometry` says; napari takes a while for each part of it, even if nothing changes."""
+    before = geometry_of(layer)
+    for name, value in transform_from(geometry).items():
+        if getattr(before, name) != getattr(geometry, name):
+            setattr(layer, name, value)
+
+
 def image_source(image: Image) -> ImageSource | None:
     """Where the image of a layer can be read again; None if nowhere, or not as this layer shows it."""
     data = _pixels(image)
@@ -188,10 +198,15 @@ def make_annotation(image: Image, pixels: np.ndarray | None = None) -> Labels:
     """A labels layer that lies exactly on `image`, empty unless there are `pixels` for it."""
     return Labels(
         np.zeros(spatial_shape(image), dtype=np.uint8) if pixels is None else pixels,
-        name=f"{image.name} annotation",
+        name=annotation_name(image),
         colormap=label_colormap(_N_COLOURS, seed=_COLOUR_SEED),
         **transform_of(image),
     )
+
+
+def annotation_name(image: Image) -> str:
+    """What a layer to paint on an image is called at first."""
+    return f"{image.name} annotation"
 
 
 def annotates(labels: Labels, image: Image) -> bool:

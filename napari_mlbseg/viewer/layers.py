@@ -14,7 +14,14 @@ from psygnal import Signal
 
 from napari_mlbseg.events import Preview
 from napari_mlbseg.viewer.arrays import SliceReader
-from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, spatial_shape, transform_of
+from napari_mlbseg.viewer.binding import (
+    METADATA_KEY,
+    VolumeBinding,
+    geometry_of,
+    place_layer,
+    spatial_shape,
+    transform_of,
+)
 from napari_mlbseg.viewer.result_kinds import RESULT_KINDS, ResultKind
 from napari_mlbseg.viewer.result_volume import Patchwork, ResultVolume
 
@@ -111,6 +118,26 @@ class ResultLayers:
         for event in self._round.events:
             if isinstance(event, Preview) and event.volume == name:
                 self.take(event)
+
+    def hand_over(self, before: VolumeBinding, binding: VolumeBinding, slice_axis: int) -> None:
+        """The layers of one volume show another from now on: those of its results too, where it has such results."""
+        left = {name: target for name, target in self._targets.items() if target.binding is before}
+        self.add(binding, slice_axis)
+        name, target = self._named_target(binding.image, but=before)
+        for old_name, old in left.items():
+            for key in list(old.layers):
+                if target is None or (name, key) not in self._stale:
+                    self._remove(old, key)
+                    continue
+                target.layers[key] = layer = old.layers.pop(key)
+                layer.name = f"{binding.image.name} {_kind(key).layer_name}"
+                place_layer(layer, geometry_of(binding.image))
+            if self._targets.get(old_name) is old:
+                del self._targets[old_name]
+        if target is not None:
+            for key in list(target.layers):
+                self._stale.discard((name, key))
+                self._show(name, target, _kind(key))
 
     def drop(self, binding: VolumeBinding) -> None:
         """Take the result layers of a volume away, whose other layers go too."""
@@ -227,8 +254,9 @@ class ResultLayers:
         name, target = self._named_target(image)
         return (self._round, name) if target is not None else (None, "")
 
-    def _named_target(self, image: Image) -> tuple[str, ResultVolume | None]:
-        return next(((n, target) for n, target in self._targets.items() if target.binding.image == image), ("", None))
+    def _named_target(self, image: Image, but: VolumeBinding | None = None) -> tuple[str, ResultVolume | None]:
+        found = ((n, t) for n, t in self._targets.items() if t.binding.image == image and t.binding is not but)
+        return next(found, ("", None))
 
     def is_visible(self, key: str) -> bool:
         """Whether a layer of that kind is shown."""
@@ -254,13 +282,11 @@ class ResultLayers:
         self.changed.emit()
 
     def _show(self, name: str, target: ResultVolume, kind: ResultKind) -> None:
-        if kind.key not in target.sources:
+        is_news = kind.key not in target.sources
+        if is_news:
             self._open(name, target, kind)
             fresh = self._fresh_reader(target, kind)
             shown = target.layers.get(kind.key)
-            if kind.at_once:
-                target.waiting.add(kind.key)
-            is_wanted = shown is not None
             if shown is not None and _fits(shown, fresh):
                 fresh = shown.data
                 fresh.read_from(target.sources[kind.key])
@@ -268,13 +294,15 @@ class ResultLayers:
             elif shown is not None:
                 self._remove(target, kind.key)
             target.readers[kind.key] = fresh
-            if is_wanted and kind.key not in target.layers:
-                self._insert(name, target, kind, fresh)
-            self.changed.emit()
+            if (kind.at_once or shown is not None) and kind.key not in target.layers:
+                target.waiting.add(kind.key)
         if kind.key in target.waiting and not target.binding.is_hidden:
             target.waiting.discard(kind.key)
             if kind.key not in target.layers:
                 self._insert(name, target, kind, target.readers[kind.key])
+                is_news = True
+        if is_news:
+            self.changed.emit()
         layer = target.layers.get(kind.key)
         if layer is not None:
             layer.refresh(extent=False)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from napari.layers import Labels
 
-__all__ = ["PaintWatch"]
+__all__ = ["PaintWatch", "can_be_used_again", "paint_on"]
 
 
 class PaintWatch:
@@ -41,6 +42,17 @@ class PaintWatch:
             self._watched.append((layer, slot))
             for emitter in _pixel_emitters(layer):
                 emitter.connect(slot)
+
+
+def can_be_used_again(layer: Labels | None) -> bool:
+    """Whether a layer can be given other pixels to paint on: only if what it would undo can be forgotten."""
+    return layer is not None and not layer.multiscale and hasattr(layer, "_reset_history")
+
+
+def paint_on(layer: Labels, pixels: np.ndarray) -> None:
+    """Have a person paint on other pixels. Nothing of before can be undone any more: it would be written into these."""
+    layer.data = pixels
+    layer._reset_history()
 
 
 def _pixel_emitters(layer: Labels) -> tuple[Any, ...]:

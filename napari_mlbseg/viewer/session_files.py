@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+import numpy as np
+from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
@@ -15,8 +16,15 @@ from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.session import AnnotatedVolume, SessionError, SessionState, SliceMarks
 from napari_mlbseg.session.opening import AT_ONCE, LoadedSession, load_session, missing_images
 from napari_mlbseg.session.storage import SessionFolder
-from napari_mlbseg.viewer.binding import VolumeBinding, make_annotation, transform_from
+from napari_mlbseg.viewer.binding import (
+    VolumeBinding,
+    annotation_name,
+    make_annotation,
+    place_layer,
+    transform_from,
+)
 from napari_mlbseg.viewer.closed_volume import ClosedVolume
+from napari_mlbseg.viewer.painting import paint_on
 
 if TYPE_CHECKING:
     from napari_mlbseg.viewer.controller import DockController
@@ -103,11 +111,8 @@ class SessionFiles:
         """Layers of a volume that was read, which takes their name; `annotate`: with one to paint on in any case."""
         viewer = self._controller.viewer
         place = transform_from(volume.geometry) if volume.geometry is not None else {}
-        metadata: dict[str, Any] = {}
-        if volume.grid is not None:
-            channel = volume.source.channel if volume.source is not None else None
-            metadata = {FILE_KEY: {"grid": volume.grid, "channel": channel}}
-        image = Image(volume.image, name=volume.name, rgb=volume.channel_axis is not None, metadata=metadata, **place)
+        is_colour = volume.channel_axis is not None
+        image = Image(volume.image, name=volume.name, rgb=is_colour, metadata=_metadata(volume), **place)
         with self._controller.layers_are_ours():
             viewer.add_layer(image)
             volume.name = image.name  # napari renames where the name is taken
@@ -117,6 +122,21 @@ class SessionFiles:
                 viewer.add_layer(annotation)
                 viewer.layers.selection.active = annotation
         return VolumeBinding(image, annotation, marks=marks, uid=volume.uid, given=volume.initial_labels)
+
+    def fill_layers(self, image: Image, annotation: Labels, volume: AnnotatedVolume) -> None:
+        """Show a volume with layers that are there already, as new ones would; it takes their name."""
+        empty = np.zeros(volume.annotation.shape, dtype=np.uint8)
+        image.data = volume.image
+        paint_on(annotation, volume.annotation if volume.is_annotated else empty)
+        image.reset_contrast_limits_range()
+        image.reset_contrast_limits()
+        image.metadata = _metadata(volume)
+        for layer in (image, annotation):
+            if volume.geometry is not None:
+                place_layer(layer, volume.geometry)
+        image.name = volume.name
+        volume.name = image.name
+        annotation.name = annotation_name(image)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -175,6 +195,14 @@ class SessionFiles:
     def _ready(self) -> None:
         self.is_busy = False
         self.busy_changed.emit("")
+
+
+def _metadata(volume: AnnotatedVolume) -> dict[str, Any]:
+    """What an image's layer knows of its file, as our reader leaves it."""
+    if volume.grid is None:
+        return {}
+    channel = volume.source.channel if volume.source is not None else None
+    return {FILE_KEY: {"grid": volume.grid, "channel": channel}}
 
 
 def _free_folder(wanted: Path) -> Path:

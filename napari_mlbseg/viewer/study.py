@@ -14,12 +14,13 @@ from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.session import AnnotatedVolume
 from napari_mlbseg.session.opening import AT_ONCE
 from napari_mlbseg.session.volume import free_name
+from napari_mlbseg.viewer.binding import VolumeBinding
 from napari_mlbseg.viewer.closed_volume import ClosedVolume
+from napari_mlbseg.viewer.painting import can_be_used_again
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_mlbseg.viewer.binding import VolumeBinding
     from napari_mlbseg.viewer.controller import DockController
 
 __all__ = ["Study"]
@@ -104,13 +105,47 @@ class Study:
         closed = self.closed.pop(uid)
         volume = closed.to_volume(controller.slice_axis, controller.independent_slices)
         volume.image = np.asarray(pixels) if volume.source is None else pixels
-        binding = controller.know(controller.files.add_layers(volume, closed.marks, annotate=True))
+        spare = self._spare(volume)
+        if spare is None:
+            binding = controller.know(controller.files.add_layers(volume, closed.marks, annotate=True))
+            controller.results.add(binding, controller.slice_axis)
+        else:  # making layers and taking others away would take napari most of a second
+            binding = self._use(spare, volume, closed)
         before = self._order[: self._order.index(uid)]
         place = sum(other.uid in before for other in controller.bindings)
         controller.bindings.insert(place, binding)
-        controller.results.add(binding, controller.slice_axis)
         self._bring(binding)
         controller.sync()
+
+    def _spare(self, volume: AnnotatedVolume) -> VolumeBinding | None:
+        """The volume not looked at for longest, if a few have layers and its layers can show this one."""
+        opened = self._hidden_listed()
+        if len(opened) < AT_ONCE - 1:  # and there is the one in view
+            return None
+        binding = opened[0]
+        fits = binding.image.rgb == (volume.channel_axis is not None) and not binding.image.multiscale
+        return binding if fits and binding.initial_labels is None and can_be_used_again(binding.annotation) else None
+
+    def _use(self, spare: VolumeBinding, volume: AnnotatedVolume, closed: ClosedVolume) -> VolumeBinding:
+        """Show a volume with the layers of another, whose volume is put away."""
+        controller, annotation = self._controller, spare.annotation
+        assert annotation is not None  # else it is no spare
+        self._put_away(spare, keep_results=True)
+        with controller.layers_are_ours():
+            controller.files.fill_layers(spare.image, annotation, volume)
+        binding = VolumeBinding(
+            spare.image, annotation, marks=closed.marks, uid=volume.uid, given=volume.initial_labels, is_hidden=True
+        )
+        binding.seen = [spare.image, annotation]
+        controller.results.hand_over(spare, binding, controller.slice_axis)
+        return controller.know(binding)
+
+    def _hidden_listed(self) -> list[VolumeBinding]:
+        """Listed volumes that have layers but are not in view, the one not looked at for longest first."""
+        ages = {uid: age for age, uid in enumerate(self._looked_at)}
+        current = self._controller.current
+        hidden = [b for b in self._controller.bindings if b.uid in self._listed and b is not current]
+        return sorted(hidden, key=lambda binding: ages.get(binding.uid, -1))
 
     def _bring(self, binding: VolumeBinding) -> None:
         """Show a volume that has layers where it was left, and hide the others."""
@@ -148,11 +183,9 @@ class Study:
     def close_one_too_many(self) -> None:
         """Take the layers of one volume away, if more than a few have layers: of the one not looked at for longest."""
         self._remove_leftover()
-        opened = [binding for binding in self._controller.bindings if binding.uid in self._listed]
-        if len(opened) > AT_ONCE:
-            ages = {uid: age for age, uid in enumerate(self._looked_at)}
-            hidden = [binding for binding in opened if binding is not self._controller.current]
-            self.close(min(hidden, key=lambda binding: ages.get(binding.uid, -1)))
+        hidden = self._hidden_listed()
+        if len(hidden) >= AT_ONCE:
+            self.close(hidden[0])
 
     def close(self, binding: VolumeBinding) -> None:
         """Take the layers of a volume away. What is painted is kept, and its image where it can be read again."""
@@ -165,7 +198,7 @@ class Study:
                     controller.viewer.layers.remove(layer)
         controller.sync()
 
-    def _put_away(self, binding: VolumeBinding) -> None:
+    def _put_away(self, binding: VolumeBinding, *, keep_results: bool = False) -> None:
         controller = self._controller
         controller.session.touch(binding.image.name)  # what no event told of is compared and saved all the same
         volume = binding.to_volume(controller.slice_axis, controller.independent_slices)
@@ -174,7 +207,8 @@ class Study:
             volume.image = FileArray(FileSource.of(source.path, "layer", volume.image, source.channel))
         self.closed[binding.uid] = ClosedVolume(volume, binding.marks)
         controller.forget(binding)
-        controller.results.drop(binding)
+        if not keep_results:
+            controller.results.drop(binding)
 
     def take_layer_away(self, layer: Layer) -> bool:
         """A person deleted a layer: if it is a listed volume's, the volume stays without layers; whether it was."""

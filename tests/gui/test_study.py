@@ -72,6 +72,11 @@ def test_a_table_is_added_and_the_first_comes_into_view(study, folder, wait_for)
     wait_for(lambda: table_of(dock) == wanted)
     assert isinstance(dock.controller.session.volume("b").image, FileArray), "it is not in memory"
     assert len(dock.data.volume_rows) == 1, "the others are in the table"
+    table = dock.volumes.table
+    table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    assert table_of(dock)[-1][0] == "a"
+    table.sortByColumn(0, Qt.SortOrder.DescendingOrder)
+    assert [row[0] for row in table_of(dock)] == NAMES[::-1]
 
 
 def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
@@ -87,6 +92,7 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     assert not viewer.layers["a annotation"].visible
     assert viewer.layers.selection.active == viewer.layers["b annotation"]
     viewer.layers["b annotation"].data[1, 3:9, 3:9] = 1
+    viewer.layers["b annotation"].paint((2, 5, 5), 1)
     controller.mark_clean(True, 1)
     table.setFocus()
     qtbot.keyClick(table, Qt.Key.Key_Up)
@@ -97,8 +103,12 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     assert not viewer.layers["b annotation"].visible
     for name in ("c", "d", "e"):
         show(dock, name, wait_for)
-    wait_for(lambda: len(controller.bindings) <= AT_ONCE)
+    assert len(controller.bindings) == AT_ONCE
     assert "b annotation" not in viewer.layers, "it was not looked at for longest"
+    for name in ("c", "d", "e"):
+        assert not viewer.layers[f"{name} annotation"].data.any()
+        viewer.layers[f"{name} annotation"].undo()
+        assert not viewer.layers[f"{name} annotation"].data.any(), "what was painted on another is not undone here"
     session = controller.session
     wait_for(lambda: {row[0]: row[1:3] for row in table_of(dock)}["a"] == ["1", "3"])
     show(dock, "b", wait_for)
@@ -129,24 +139,27 @@ def test_training_takes_all_and_results_come_with_the_volume(study, wait_for):
     wait_for(lambda: "b pseudo-labels" in viewer.layers)
     assert viewer.layers["b pseudo-labels"].data[1].min() == 3
     assert not viewer.layers["a pseudo-labels"].visible
+    for name in ("c", "d", "e"):
+        show(dock, name, wait_for)
+    wait_for(lambda: "c pseudo-labels" in viewer.layers)
+    assert viewer.layers["c pseudo-labels"].data[2].min() == 3
+    show(dock, "b", wait_for)
+    wait_for(lambda: "b pseudo-labels" in viewer.layers)
     viewer.layers["b pseudo-labels"].visible = False
     job.write("a", (5,), pseudo_labels=3)
     job.say(Finished(reason=FinishReason.TIME, steps=1, seconds=1))
     wait_for(lambda: dock.controller.session.state is SessionState.IDLE)
-    assert not viewer.layers["a pseudo-labels"].visible
     show(dock, "a", wait_for)
+    wait_for(lambda: "a pseudo-labels" in viewer.layers)
+    assert viewer.layers["a pseudo-labels"].data[5].min() == 3
     assert not viewer.layers["a pseudo-labels"].visible, "who hides the prediction of one wants to see none"
     wait_for(lambda: [row[3] for row in table_of(dock)] == ["predicted"] * 3 + ["not annotated"] * 2)
-
-
-def test_a_failed_training_is_in_the_table(study, wait_for):
-    _, dock = study
     dock.train.button.click()
     dock.controller.session.current_round.job.say(Failed(message="The worker was killed.", advice="Train again."))
     wait_for(lambda: {row[3] for row in table_of(dock)} == {"failed"})
 
 
-def test_a_deleted_layer_of_a_study_takes_nothing_out(study, wait_for):
+def test_a_deleted_layer_takes_nothing_out_and_the_button_does(study, wait_for):
     viewer, dock = study
     viewer.layers["a annotation"].data[5, 2:4, 2:4] = 3
     viewer.layers.remove(viewer.layers["a annotation"])
@@ -154,9 +167,13 @@ def test_a_deleted_layer_of_a_study_takes_nothing_out(study, wait_for):
     wait_for(lambda: not viewer.layers)
     show(dock, "a", wait_for)
     assert viewer.layers["a annotation"].data[5, 2:4, 2:4].all()
+    dock.volumes.table.selectRow(0)
+    dock.volumes.remove.click()
+    assert [volume.name for volume in dock.controller.session] == NAMES[1:]
+    wait_for(lambda: [layer.name for layer in viewer.layers] == ["b", "b annotation"])
 
 
-def test_a_window_that_closes_leaves_the_study_whole(study, wait_for):
+def test_a_window_that_closes_leaves_the_study_whole_and_another_opens_it(study, open_dock, wait_for):
     viewer, dock = study
     session = dock.controller.session
     viewer.layers["a annotation"].data[5, 2:4, 2:4] = 3
@@ -167,15 +184,6 @@ def test_a_window_that_closes_leaves_the_study_whole(study, wait_for):
     loaded = load_session(folder)
     assert [each.volume.name for each in loaded.volumes] == NAMES
     assert loaded.volumes[0].volume.annotation[5, 2:4, 2:4].all()
-
-
-def test_a_session_of_many_opens_with_the_layers_of_one(study, open_dock, wait_for):
-    _, dock = study
-    session = dock.controller.session
-    session.touch("a", 2)
-    session.save()
-    folder = session.folder
-    dock.controller.close()
     viewer, other = open_dock()
     other.controller.files.open(folder)
     wait_for(lambda: len(other.controller.session) == len(NAMES))
@@ -183,14 +191,6 @@ def test_a_session_of_many_opens_with_the_layers_of_one(study, open_dock, wait_f
     assert isinstance(other.controller.session.volume("e").image, FileArray)
     show(other, "e", wait_for)
     assert "e annotation" in viewer.layers
-
-
-def test_taking_a_volume_out(study, wait_for):
-    viewer, dock = study
-    dock.volumes.table.selectRow(0)
-    dock.volumes.remove.click()
-    assert [volume.name for volume in dock.controller.session] == NAMES[1:]
-    wait_for(lambda: [layer.name for layer in viewer.layers] == ["b", "b annotation"])
 
 
 def test_what_cannot_be_read_stops_nothing_and_is_said(open_dock, folder, wait_for):
@@ -201,12 +201,3 @@ def test_what_cannot_be_read_stops_nothing_and_is_said(open_dock, folder, wait_f
     wait_for(lambda: len(viewer.layers) == 2)
     assert [volume.name for volume in dock.controller.session] == ["a", "c", "d", "e"]
     assert "b.tif cannot be read" in dock.train.complaint.text()
-
-
-def test_the_table_sorts_by_what_is_in_it(study, qtbot):
-    _, dock = study
-    table = dock.volumes.table
-    table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
-    assert table_of(dock)[-1][0] == "a"
-    table.sortByColumn(0, Qt.SortOrder.DescendingOrder)
-    assert [row[0] for row in table_of(dock)] == NAMES[::-1]
