@@ -22,6 +22,7 @@ from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
+from napari_mlbseg.engine.slices import is_large
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
 from napari_mlbseg.events import Event, Preview, Progress, Stage
@@ -351,6 +352,8 @@ class Publisher:
         """Seconds that `look_again` takes; 0 where it has nothing to do."""
         if not self.task.config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
             return 0.0
+        if any(is_large(self.task.volumes[number].slice_shape) for number, _ in self._pool.clean):
+            return 0.0  # gradients of whole slices would take more memory than anything else
         return self.outline_seconds + sum(_LOOKING * self._costs[number][1] for number, _ in self._pool.clean)
 
     def _wanted(self, number: int) -> list[int]:
