@@ -42,7 +42,15 @@ _SIDE = 64
 _N_SLICES = 12
 _N_ANNOTATED, _N_CLEAN = 3, 3
 _N_SWITCHES = 6
-_SMALL = {"bootstrap_steps": 2, "steps": 1, "time_budget": None, "features": (8, 16), "patch_size": 64, "n_views": 2}
+_SMALL = {
+    "bootstrap_steps": 2,
+    "steps": 1,
+    "time_budget": None,
+    "features": (8, 16),
+    "patch_size": 64,
+    "n_views": 2,
+    "initial_labels": "interpolation",
+}
 
 _COLUMNS = {
     "add (s)": "seconds_to_add",
