@@ -149,6 +149,7 @@ def test_labels_beside_their_images_are_no_images(study, tmp_path, capsys):
     assert "'y' has clean slices but no labels" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_becomes_a_session_that_is_trained(study, tmp_path, capsys):
     """With the real worker: two annotated volumes and two without a clean slice."""
     path = tmp_path / "s.mlbseg"
@@ -169,8 +170,8 @@ def test_a_study_becomes_a_session_that_is_trained(study, tmp_path, capsys):
     assert np.array_equal(loaded.volumes[1].volume.annotation, truth)
 
     session = json.loads((path / "session.json").read_text())
-    quick = {"bootstrap_steps": 1, "steps": 1, "time_budget": None, "patch_size": 64, "device": "cpu"}
-    session["config"] |= quick
+    session["config"] |= {"bootstrap_steps": 1, "steps": 1, "time_budget": None, "patch_size": 64, "device": "cpu"}
+    session["config"] |= {"features": [8, 16], "n_views": 2, "initial_labels": "interpolation"}
     (path / "session.json").write_text(json.dumps(session))
     assert cli.main(["session", str(path), "--train"]) == 0
     results = JobFolder(path / "rounds" / "001").results("d")

@@ -148,6 +148,13 @@ class Reviewer:
         layer.mode = "add_polygon_lasso"
         self.region_changed.emit()
 
+    def drop_region(self) -> None:
+        """Forget the areas that were drawn: another volume comes into view, on which they do not lie."""
+        layer = self._region_layer()
+        if layer is not None:
+            self._controller.viewer.layers.remove(layer)
+            self.region_changed.emit()
+
     def is_drawing(self) -> bool:
         """Whether an area is about to be drawn."""
         layer = self._region_layer()

@@ -14,7 +14,7 @@ from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.session import AnnotatedVolume
 from napari_mlbseg.session.opening import AT_ONCE
 from napari_mlbseg.session.volume import free_name
-from napari_mlbseg.viewer.binding import VolumeBinding
+from napari_mlbseg.viewer.binding import VolumeBinding, is_result
 from napari_mlbseg.viewer.closed_volume import ClosedVolume
 from napari_mlbseg.viewer.painting import can_be_used_again
 
@@ -171,6 +171,11 @@ class Study:
         """Remember how the volume in view is looked at."""
         if binding is None:
             return
+        self._controller.reviewer.drop_region()
+        results = [layer for _, layer in self._controller.results]
+        for layer in self._controller.viewer.layers:
+            if is_result(layer) and layer not in results:  # a comparison, or what an inspector marks
+                layer.visible = False
         z = self._controller.current_slice
         if z is not None:
             self._slices[binding.uid] = z

@@ -161,7 +161,7 @@ class VolumesPanel(Panel):
         self.remove.setEnabled(bool(self.chosen()))
 
     def _on_busy(self, words: str) -> None:
-        self.add.setEnabled(not words.startswith("Reading") or not words)
+        self.add.setEnabled(not words)
         if words:
             self.total.setText(words)
         else:

@@ -84,12 +84,14 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     controller = dock.controller
     controller.go_to(4)
     viewer.layers["a annotation"].paint((4, 5, 5), 2)
+    controller.reviewer.draw_region()
     table = dock.volumes.table
     place = table.visualRect(table.model().index(1, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     wait_for(lambda: "b annotation" in viewer.layers)
     assert not viewer.layers["a"].visible
     assert not viewer.layers["a annotation"].visible
+    assert "region to review" not in viewer.layers, "it lies on the other volume"
     assert viewer.layers.selection.active == viewer.layers["b annotation"]
     viewer.layers["b annotation"].data[1, 3:9, 3:9] = 1
     viewer.layers["b annotation"].paint((2, 5, 5), 1)
