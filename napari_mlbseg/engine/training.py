@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +22,23 @@ from napari_mlbseg.engine.progress import Meter, PreviewOrder
 from napari_mlbseg.engine.propagation import improve
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
-from napari_mlbseg.engine.results import Results
+from napari_mlbseg.engine.ranks import ALONE, Ranks
+from napari_mlbseg.engine.results import ForgottenResults, Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import with_fitting_prior
 from napari_mlbseg.engine.train import Focus, write_initial_labels
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
-from napari_mlbseg.task import SegmentationTask, Volume
+from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 
-__all__ = ["Training"]
+__all__ = ["Training", "follow"]
 
 
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number.
+    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number, and `ranks`
+    have met. All of them run the stages until `finish`, which is rank 0's; the others' events are of no use.
     """
 
     def __init__(
@@ -48,18 +52,25 @@ class Training:
         save_to: Path | None,
         start: float,
         only: Collection[Key] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         task = with_fitting_prior(task)
         config = task.config
+        if ranks.size > 1 and config.norm == "batch":
+            raise TaskError(
+                "Batch normalisation would see a part of the batch in each of several processes: choose the norm group "
+                "or instance, or one process (nproc)."
+            )
         self.task, self._results = task, results
         self._stop, self._save_to, self._start = stop, save_to, start
         self._stopped = False
-        self._device = find_device(device)
+        self._ranks = ranks
+        self._device = find_device(device, ranks.place)
         self._rng = torch.Generator().manual_seed(config.seed)
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = previous is not None and warm_start(network, previous)
-        self._learner = Learner(network, config, self._device, self._pool.doubted)
+        self._learner = Learner(network, config, self._device, self._pool.doubted, ranks)
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
@@ -83,8 +94,12 @@ class Training:
 
     def initial_labels(self, known: Mapping[str, np.ndarray | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
-        config = self.task.config
-        yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
+        config, ranks = self.task.config, self._ranks
+        if not ranks.is_first:
+            self._pool.set_initial_labels(*self._labels_of_first([None] * len(self.task.volumes), ()))
+            return
+        facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
+        yield Metrics(values={**facts, "processes": ranks.size} if ranks.size > 1 else facts)
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
@@ -96,10 +111,9 @@ class Training:
                 if volume.name in improved:
                     yield self._show_initial(volume, labels[volume.name])
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
-        self._pool.set_initial_labels(
-            [labels[volume.name] for volume in self.task.volumes],
-            anchored=[source in ("interpolation", "propagation") for source in sources],
-        )
+        found = [labels[volume.name] for volume in self.task.volumes]
+        anchored = [source in ("interpolation", "propagation") for source in sources]
+        self._pool.set_initial_labels(*self._labels_of_first(found, anchored))
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
 
     def bootstrap(self) -> Iterator[Event]:
@@ -112,8 +126,7 @@ class Training:
         schedule.begin_training()
         known = all(labels is not None for labels in pool.initial)
         use_prior = known and bool(pool.unlabelled) and config.bootstrap_prior > 0
-        while not schedule.bootstrap_is_over(self._bootstrap_step) and not self._stops():
-            self._learner.set_learning_rate(schedule.learning_rate(self._bootstrap_step, 0))
+        while self._begins_step(schedule.bootstrap_is_over(self._bootstrap_step)):
             clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
             prior = pool.draw_unlabelled(config.batch_size).batch if use_prior else None
             losses = self._learner.supervised_step(clean, prior)
@@ -127,19 +140,23 @@ class Training:
     def weighted(self) -> Iterator[Event]:
         """Learn from all slices by meta weights."""
         schedule, config, pool = self._schedule, self.task.config, self._pool
-        while pool.unlabelled and not schedule.training_is_over(self._step) and not self._stops():
-            self._learner.set_learning_rate(schedule.learning_rate(self._bootstrap_step, self._step))
+        while pool.unlabelled and self._begins_step(schedule.training_is_over(self._step)):
             drawn = pool.draw_unlabelled(config.batch_size)
             clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
             views = sample_views(config.n_views, config.zoom_in, config.zoom_out, self._rng)
             report = self._learner.weighted_step(drawn.batch, clean, views)
-            self._publisher.remember(drawn, report, views)
+            if self._ranks.is_first:
+                self._publisher.remember(drawn, report, views)
             self._step += 1
             yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
 
     def finish(self) -> Iterator[Event]:
-        """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
+        """Save the model, predict every slice with all views, write both weight maps of every slice, look again.
+
+        Rank 0 does so alone.
+        """
+        self._ranks.leave()
         trained_until = predicted_until = self._schedule.seconds
         steps = self._bootstrap_step + self._step
         if self._save_to is not None:
@@ -174,16 +191,17 @@ class Training:
         yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
-        """Show some slices if the last ones are old enough."""
-        if self._meter.preview_is_due():
+        """Show some slices if the last ones are old enough; the other ranks wait for rank 0 at their next step."""
+        if self._ranks.is_first and self._meter.preview_is_due():
             yield from self._publisher.preview(stage, self._meter.preview_seconds())
             self._meter.previewed()
 
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
 
-        Of many volumes that takes minutes: it says how far it is, and can be stopped.
+        Of many volumes that takes minutes: it says how far it is, and can be stopped. The ranks share the slices.
         """
+        ranks = self._ranks
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
         knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
         found = list(self._pool.initial)
@@ -196,11 +214,14 @@ class Training:
                 )
             labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
             slices = volume.unlabelled_slices if knows else ()
-            for batch in in_batches(slices, predictor.batch_size(volume.slice_shape)):
+            batches = list(in_batches(slices, predictor.batch_size(volume.slice_shape)))
+            for first in range(0, len(batches), ranks.size):
                 if self._stops():
                     return
-                probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
-                labels[batch] = most_likely(probability).cpu().numpy()
+                for batch in batches[first : first + ranks.size][ranks.place.rank :][:1]:
+                    probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
+                    labels[batch] = most_likely(probability).cpu().numpy()
+            ranks.joined(labels)
             for z in volume.clean_slices:
                 labels[z] = self._pool.clean_labels((number, z))
             found[number] = labels
@@ -221,6 +242,56 @@ class Training:
         is_given = volume.initial_labels is not None and self.task.config.initial_labels in ("given", "auto")
         return "given" if is_given else "interpolation"
 
+    def _labels_of_first(
+        self, found: list[np.ndarray | None], anchored: Sequence[bool]
+    ) -> tuple[list[np.ndarray | None], list[bool]]:
+        """Rank 0's initial labels of every volume, and which of them are anchored; the others' need hold none."""
+        ranks, n = self._ranks, len(found)
+        if ranks.size == 1:
+            return found, list(anchored)
+        is_known = ranks.of_first(*([labels is not None for labels in found]))
+        is_anchored = ranks.of_first(*(anchored or [False] * n))
+        dtype = index_dtype(self.task.n_classes)
+        for number, volume in enumerate(self.task.volumes):
+            if is_known[number]:
+                own = found[number]
+                labels = np.empty(volume.shape, dtype) if own is None else np.ascontiguousarray(own, dtype)
+                ranks.array_of_first(labels)
+                found[number] = labels
+        return found, [bool(value) for value in is_anchored]
+
+    def _begins_step(self, is_over: bool) -> bool:
+        """Whether a step follows, for which the learning rate is set: rank 0's clock and its folder decide for all."""
+        goes_on = not is_over and not (self._stopped or self._stop())
+        self._stopped = not is_over and not goes_on
+        rate = self._schedule.learning_rate(self._bootstrap_step, self._step)
+        decided, rate, stopped = self._ranks.of_first(goes_on, rate, self._stopped)
+        self._stopped = bool(stopped)
+        self._learner.set_learning_rate(rate)
+        return bool(decided)
+
     def _stops(self) -> bool:
-        self._stopped = self._stopped or self._stop()
+        (stopped,) = self._ranks.of_first(self._stopped or self._stop())
+        self._stopped = bool(stopped)
         return self._stopped
+
+
+def follow(task: SegmentationTask, device: str, ranks: Ranks, previous: Path | None = None) -> None:
+    """Train as another rank than 0: learn the very same network from this rank's share, and say and write nothing.
+
+    Parameters
+    ----------
+    task : SegmentationTask
+        Rank 0's.
+    device : {"auto", "cpu", "cuda"}
+    ranks : Ranks
+        That have met.
+    previous : Path, optional
+        As `napari_mlbseg.engine.train.train`'s `warm_start`.
+    """
+    training = Training(
+        task, device, ForgottenResults(), lambda: False, lambda: None, previous, None, time.monotonic(), ranks=ranks
+    )
+    for _ in chain(training.initial_labels({}), training.bootstrap(), training.weighted()):
+        pass
+    ranks.leave()
