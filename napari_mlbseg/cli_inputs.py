@@ -56,7 +56,7 @@ def training_config(
     source, files = _initial_labels(options.initial_labels, len(options.images))
     if source is not None:
         overrides["initial_labels"] = source
-    for name in ("time_budget", "steps", "seed"):
+    for name in ("time_budget", "steps", "nproc", "seed"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     overrides["device"] = options.device
