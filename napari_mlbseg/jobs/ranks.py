@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Followers"]
 
 _LOOK_SECONDS = 0.05
+_WORD_SECONDS = 0.5  # that a process which met an error has to leave word of it
 
 
 class Followers:
@@ -93,8 +94,11 @@ class Followers:
         return ranks
 
     def failure(self, seconds: float = 0.0) -> tuple[Failed, bool] | None:
-        """Why another rank ended, and whether for want of memory; None if none did within `seconds`."""
-        end = time.monotonic() + seconds
+        """Why another rank ended, and whether for want of memory; None if none did within `seconds`.
+
+        Of those that torchrun started, only a word that they left is known, and torchrun soon ends this one, too.
+        """
+        end = time.monotonic() + (seconds if self.are_ours else min(seconds, _WORD_SECONDS))
         while (found := self._failure()) is None and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
         return found

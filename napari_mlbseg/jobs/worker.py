@@ -20,7 +20,7 @@ import psutil
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
-from napari_mlbseg.jobs.failures import failure, is_out_of_memory
+from napari_mlbseg.jobs.failures import failure, is_out_of_memory, missing_another
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
 from napari_mlbseg.jobs.processes import be_modest, lives, parent
 from napari_mlbseg.jobs.ranks import Followers
@@ -209,8 +209,13 @@ def _lacked_memory(error: Exception, followers: Followers | None) -> bool:
 
 def _last_word(error: Exception, folder: JobFolder, followers: Followers | None) -> Failed:
     """What the job says of an error: of the process that failed first, not of those that then missed it."""
-    found = followers.failure(_LOSS_SECONDS) if followers is not None and isinstance(error, RuntimeError) else None
-    return failure(error, folder) if found is None else found[0]
+    if followers is None or not isinstance(error, RuntimeError):
+        return failure(error, folder)
+    if (found := followers.failure(_LOSS_SECONDS)) is not None:
+        return found[0]
+    from napari_mlbseg.engine.ranks import has_lost_another
+
+    return missing_another(folder) if has_lost_another(error) else failure(error, folder)
 
 
 def _watch(followers: Followers, voice: _Voice) -> None:
