@@ -198,7 +198,7 @@ def _weights_alone(
         taught = learner._teacher_probability(batch.teacher)
         _, probability = learner._student_probability(batch.student)
         y_p = learner._pseudo_labels(probability.detach(), taught, views)
-        steadying = learner._steadying(probability, taught, batch, unlabelled.mask, views)
+        steadying = learner._steadying(probability, taught, batch, views)
         _, direction = learner._gradient_at_virtual(learner._gradients(steadying), clean)
         return learner._weights(learner._tangent(batch, direction), batch, y_p)
 

@@ -64,6 +64,14 @@ class TrainingConfig(BaseModel):
         "Run",
         "Address of a Dask scheduler whose workers compute, such as tls://server:8786. Empty: this machine computes.",
     )
+    nproc: int = _field(
+        1,
+        "Run",
+        "Processes that share every batch of a training, each on a GPU of its own where there are some. The result is "
+        "that of one process.",
+        ge=1,
+        le=4096,
+    )
     seed: int = _field(0, "Run", "Seed of every random choice: on a CPU, the same seed gives the same result.", ge=0)
     time_budget: float | None = _field(
         300.0, "Run", "Seconds for the whole job, the last result included. Empty: no limit.", unit="s", ge=5, le=604800

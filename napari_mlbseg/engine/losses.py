@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from napari_mlbseg.engine.ranks import ALONE, Ranks
 
 __all__ = ["pixel_cross_entropy", "supervised_loss"]
 
@@ -15,7 +18,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * F.log_softmax(logits, 1)).sum(1)
 
 
-def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str) -> Tensor:
+def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str, ranks: Ranks = ALONE) -> Tensor:
     """Loss on clean slices, a scalar.
 
     Parameters
@@ -26,13 +29,17 @@ def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str) -> 
     kind : {"ce", "dice_ce"}
         Mean cross-entropy, or its sum with the Dice loss over the batch, averaged over the foreground classes that
         occur in it.
+    ranks : Ranks
+        Whose shares of the batch count together.
     """
-    cross_entropy = (pixel_cross_entropy(logits, labels) * mask[:, 0]).sum() / mask.sum().clamp(min=1)
+    wrong = (pixel_cross_entropy(logits, labels) * mask[:, 0]).sum()
+    wrong, pixels = ranks.total(torch.stack([wrong, mask.sum()]))
+    cross_entropy = wrong / pixels.clamp(min=1)
     if kind == "ce":
         return cross_entropy
     probability, labels = logits.softmax(1)[:, 1:] * mask, labels[:, 1:] * mask
-    overlap = (probability * labels).sum((0, 2, 3))
-    size, truth = probability.sum((0, 2, 3)), labels.sum((0, 2, 3))
+    parts = torch.stack([probability * labels, probability, labels]).sum((1, 3, 4))
+    overlap, size, truth = ranks.total(parts)  # (K - 1,) each
     occurs = (truth > 0).to(truth.dtype)
     dice = 1 - (2 * overlap + _SMOOTH) / (size + truth + _SMOOTH)
     return cross_entropy + (dice * occurs).sum() / occurs.sum().clamp(min=1)

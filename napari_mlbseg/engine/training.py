@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from napari_mlbseg.engine.checkpoint import Model, save_model, warm_start
 from napari_mlbseg.engine.devices import describe_device, find_device
-from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype, is_large
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype, is_large, known_labels
 from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
@@ -21,15 +23,16 @@ from napari_mlbseg.engine.progress import Meter, PreviewOrder, spread
 from napari_mlbseg.engine.propagation import improve
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
-from napari_mlbseg.engine.results import Results
+from napari_mlbseg.engine.ranks import ALONE, Ranks
+from napari_mlbseg.engine.results import ForgottenResults, Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import with_fitting_prior
 from napari_mlbseg.engine.train import Focus
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
-from napari_mlbseg.task import SegmentationTask, Volume
+from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 
-__all__ = ["Training"]
+__all__ = ["Training", "follow"]
 
 _LABELLING_SHARE = 0.15  # of the time that is left, for the initial labels of a large volume by the network
 _MOST_LABELLED = 64  # of its slices
@@ -38,7 +41,8 @@ _MOST_LABELLED = 64  # of its slices
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number.
+    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number, and `ranks`
+    have met. All of them run the stages until `finish`, which is rank 0's; the others' events are of no use.
     """
 
     def __init__(
@@ -52,20 +56,27 @@ class Training:
         save_to: Path | None,
         start: float,
         only: Collection[Key] | None = None,
+        ranks: Ranks = ALONE,
         writer: InitialWriter | None = None,
     ) -> None:
         task = with_fitting_prior(task)
         config = task.config
+        if ranks.size > 1 and config.norm == "batch":
+            raise TaskError(
+                "Batch normalisation would see a part of the batch in each of several processes: choose the norm group "
+                "or instance, or one process (nproc)."
+            )
         self.task = task
         self._writer = InitialWriter(results, task, start) if writer is None else writer
         self._stop, self._save_to, self._start = stop, save_to, start
         self._stopped = False
-        self._device = find_device(device)
+        self._ranks = ranks
+        self._device = find_device(device, ranks.place)
         self._rng = torch.Generator().manual_seed(config.seed)
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = previous is not None and warm_start(network, previous)
-        self._learner = Learner(network, config, self._device, self._pool.doubted)
+        self._learner = Learner(network, config, self._device, self._pool.doubted, ranks)
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
@@ -89,8 +100,12 @@ class Training:
 
     def initial_labels(self, known: Mapping[str, LabelStack | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
-        config = self.task.config
-        yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
+        config, ranks = self.task.config, self._ranks
+        if not ranks.is_first:
+            self._pool.set_initial_labels(*self._labels_of_first([None] * len(self.task.volumes), ()))
+            return
+        facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
+        yield Metrics(values={**facts, "processes": ranks.size} if ranks.size > 1 else facts)
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
@@ -102,10 +117,9 @@ class Training:
                 if volume.name in improved:
                     yield from self._writer.write(volume, labels[volume.name])
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
-        self._pool.set_initial_labels(
-            [labels[volume.name] for volume in self.task.volumes],
-            anchored=[source in ("interpolation", "propagation") for source in sources],
-        )
+        found = [labels[volume.name] for volume in self.task.volumes]
+        anchored = [source in ("interpolation", "propagation") for source in sources]
+        self._pool.set_initial_labels(*self._labels_of_first(found, anchored))
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
 
     def bootstrap(self) -> Iterator[Event]:
@@ -118,8 +132,7 @@ class Training:
         schedule.begin_training()
         known = all(labels is not None for labels in pool.initial)
         use_prior = known and bool(pool.unlabelled) and config.bootstrap_prior > 0
-        while not schedule.bootstrap_is_over(self._bootstrap_step) and not self._stops():
-            self._learner.set_learning_rate(schedule.learning_rate(self._bootstrap_step, 0))
+        while self._begins_step(schedule.bootstrap_is_over(self._bootstrap_step)):
             clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
             prior = pool.draw_unlabelled(config.batch_size).batch if use_prior else None
             losses = self._learner.supervised_step(clean, prior)
@@ -133,19 +146,23 @@ class Training:
     def weighted(self) -> Iterator[Event]:
         """Learn from all slices by meta weights."""
         schedule, config, pool = self._schedule, self.task.config, self._pool
-        while pool.unlabelled and not schedule.training_is_over(self._step) and not self._stops():
-            self._learner.set_learning_rate(schedule.learning_rate(self._bootstrap_step, self._step))
+        while pool.unlabelled and self._begins_step(schedule.training_is_over(self._step)):
             drawn = pool.draw_unlabelled(config.batch_size)
             clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
             views = sample_views(config.n_views, config.zoom_in, config.zoom_out, self._rng)
             report = self._learner.weighted_step(drawn.batch, clean, views)
-            self._publisher.remember(drawn, report, views)
+            if self._ranks.is_first:
+                self._publisher.remember(drawn, report, views)
             self._step += 1
             yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
 
     def finish(self) -> Iterator[Event]:
-        """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
+        """Save the model, predict every slice with all views, write both weight maps of every slice, look again.
+
+        Rank 0 does so alone.
+        """
+        self._ranks.leave()
         trained_until = predicted_until = self._schedule.seconds
         steps = self._bootstrap_step + self._step
         if self._save_to is not None:
@@ -183,8 +200,8 @@ class Training:
         yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
-        """Show some slices if the last ones are old enough."""
-        if self._meter.preview_is_due():
+        """Show some slices if the last ones are old enough; the other ranks wait for rank 0 at their next step."""
+        if self._ranks.is_first and self._meter.preview_is_due():
             began = self._schedule.seconds
             yield from self._publisher.preview(stage, self._meter.preview_seconds())
             self._meter.previewed(self._schedule.seconds - began)
@@ -192,8 +209,9 @@ class Training:
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
 
-        Of many volumes that takes minutes: it says how far it is, and can be stopped. Of a large volume only some
-        slices are predicted, as many as a share of the time allows, and only these are learnt from.
+        Of many volumes that takes minutes: it says how far it is, and can be stopped. The ranks share the slices. Of a
+        large volume only some slices are predicted, as many as a share of the time allows, and only these are learnt
+        from.
         """
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
         knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
@@ -205,21 +223,48 @@ class Training:
                 yield self._meter.progress(
                     Stage.BOOTSTRAP, self._bootstrap_step, 0, f"Initial labels: volume {done + 1} of {len(wanted)}"
                 )
-            predicted = SomeLabels()
-            slices = _spread(volume) if knows else ()
-            end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
-            for batch in in_batches(slices, predictor.batch_size(volume.slice_shape)):
-                if self._stops():
-                    return
-                probability, _ = predictor([self._pool.network_input((number, z)) for z in batch])
-                planes = most_likely(probability).cpu().numpy().astype(index_dtype(self.task.n_classes))
-                predicted |= dict(zip(batch, planes, strict=True))
-                if is_large(volume) and self._schedule.seconds > end:
-                    break
-            predicted |= {z: self._pool.clean_labels((number, z)) for z in volume.clean_slices}
-            found[number] = labels = predicted if is_large(volume) else _stacked(predicted, volume, self.task.n_classes)
+            labels: LabelStack
+            if is_large(volume):
+                labels = self._label_some(predictor, number, _spread(volume) if knows else ())
+            else:
+                labels = self._label_all(predictor, number, volume.unlabelled_slices if knows else ())
+            if self._stopped:
+                return
+            found[number] = labels
             yield from self._writer.write(volume, labels)
         self._pool.set_initial_labels(found, self._pool.anchored)
+
+    def _label_all(self, predictor: Predictor, number: int, slices: Sequence[int]) -> np.ndarray:
+        """Labels of a volume (Z, Y, X) by the network, `slices` shared by the ranks."""
+        volume, ranks = self.task.volumes[number], self._ranks
+        labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
+        batches = list(in_batches(slices, predictor.batch_size(volume.slice_shape)))
+        for first in range(0, len(batches), ranks.size):
+            if self._stops():
+                return labels
+            for batch in batches[first : first + ranks.size][ranks.place.rank :][:1]:
+                labels[batch] = self._labelled(predictor, number, batch)
+        ranks.joined(labels)
+        for z in volume.clean_slices:
+            labels[z] = self._pool.clean_labels((number, z))
+        return labels
+
+    def _label_some(self, predictor: Predictor, number: int, slices: Sequence[int]) -> SomeLabels:
+        """Labels of as many of `slices` as there is time for; every rank makes them for itself."""
+        volume = self.task.volumes[number]
+        labels = SomeLabels({z: self._pool.clean_labels((number, z)) for z in volume.clean_slices})
+        end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
+        for z in slices:
+            (is_over,) = self._ranks.of_first(self._schedule.seconds > end)
+            if is_over or self._stops():
+                break
+            labels[z] = self._labelled(predictor, number, [z])[0]
+        return labels
+
+    def _labelled(self, predictor: Predictor, number: int, slices: Sequence[int]) -> np.ndarray:
+        """What the network labels slices, (B, Y, X)."""
+        probability, _ = predictor([self._pool.network_input((number, z)) for z in slices])
+        return most_likely(probability).cpu().numpy().astype(index_dtype(self.task.n_classes))
 
     def _show_the_unreached(self) -> Iterator[Event]:
         """Initial labels of the slices that the time did not suffice to predict."""
@@ -240,22 +285,66 @@ class Training:
         is_given = volume.initial_labels is not None and self.task.config.initial_labels in ("given", "auto")
         return "given" if is_given else "interpolation"
 
+    def _labels_of_first(
+        self, found: list[LabelStack | None], anchored: Sequence[bool]
+    ) -> tuple[list[LabelStack | None], list[bool]]:
+        """Rank 0's initial labels of every volume, and which of them are anchored; the others' need hold none.
+
+        Those of a large volume are made slice by slice from the task, which every rank has.
+        """
+        ranks, n = self._ranks, len(found)
+        if ranks.size == 1:
+            return found, list(anchored)
+        is_known = ranks.of_first(*([labels is not None for labels in found]))
+        is_anchored = ranks.of_first(*(anchored or [False] * n))
+        dtype = index_dtype(self.task.n_classes)
+        for number, volume in enumerate(self.task.volumes):
+            if is_known[number] and is_large(volume):
+                found[number] = known_labels(self.task, volume, self.task.config.initial_labels)
+            elif is_known[number]:
+                own = found[number]
+                labels = np.empty(volume.shape, dtype) if own is None else np.ascontiguousarray(own, dtype)
+                ranks.array_of_first(labels)
+                found[number] = labels
+        return found, [bool(value) for value in is_anchored]
+
+    def _begins_step(self, is_over: bool) -> bool:
+        """Whether a step follows, for which the learning rate is set: rank 0's clock and its folder decide for all."""
+        goes_on = not is_over and not (self._stopped or self._stop())
+        self._stopped = not is_over and not goes_on
+        rate = self._schedule.learning_rate(self._bootstrap_step, self._step)
+        decided, rate, stopped = self._ranks.of_first(goes_on, rate, self._stopped)
+        self._stopped = bool(stopped)
+        self._learner.set_learning_rate(rate)
+        return bool(decided)
+
     def _stops(self) -> bool:
-        self._stopped = self._stopped or self._stop()
+        (stopped,) = self._ranks.of_first(self._stopped or self._stop())
+        self._stopped = bool(stopped)
         return self._stopped
 
 
-def _spread(volume: Volume) -> tuple[int, ...]:
-    """Unlabelled slices: all, or of a large volume some, in an order whose every beginning is spread over the stack."""
-    if not is_large(volume):
-        return volume.unlabelled_slices
-    order = [z for _, z in spread(0, volume.n_slices) if not volume.clean[z]]
-    return tuple(order[:_MOST_LABELLED])
+def _spread(volume: Volume) -> list[int]:
+    """Some unlabelled slices of a large volume, in an order whose every beginning is spread over the stack."""
+    return [z for _, z in spread(0, volume.n_slices) if not volume.clean[z]][:_MOST_LABELLED]
 
 
-def _stacked(planes: SomeLabels, volume: Volume, n_classes: int) -> np.ndarray:
-    """All slices of a volume as one array (Z, Y, X), background where nothing is known."""
-    labels = np.zeros(volume.shape, index_dtype(n_classes))
-    for z, plane in planes.items():
-        labels[z] = plane
-    return labels
+def follow(task: SegmentationTask, device: str, ranks: Ranks, previous: Path | None = None) -> None:
+    """Train as another rank than 0: learn the very same network from this rank's share, and say and write nothing.
+
+    Parameters
+    ----------
+    task : SegmentationTask
+        Rank 0's.
+    device : {"auto", "cpu", "cuda"}
+    ranks : Ranks
+        That have met.
+    previous : Path, optional
+        As `napari_mlbseg.engine.train.train`'s `warm_start`.
+    """
+    training = Training(
+        task, device, ForgottenResults(), lambda: False, lambda: None, previous, None, time.monotonic(), ranks=ranks
+    )
+    for _ in chain(training.initial_labels({}), training.bootstrap(), training.weighted()):
+        pass
+    ranks.leave()

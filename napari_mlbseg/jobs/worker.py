@@ -14,14 +14,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 import psutil
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
+from napari_mlbseg.jobs.failures import failure, is_out_of_memory, missing_another
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
-from napari_mlbseg.jobs.processes import PARENT, lives
+from napari_mlbseg.jobs.processes import be_modest, lives, parent
+from napari_mlbseg.jobs.ranks import Followers
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["main"]
@@ -29,6 +31,7 @@ __all__ = ["main"]
 _HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2  # between two looks for a cancel
 _ANSWER_SECONDS = 1.4  # that the training has to answer a cancel by itself
+_LOSS_SECONDS = 4.0  # that the training has to notice by itself that another of its processes ended
 _RELAY_SECONDS = 4.5  # that a relay to a cluster has, which waits for the other machine
 
 
@@ -37,16 +40,24 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     folder = JobFolder((arguments or sys.argv[1:])[0])
     voice = _Voice(folder)
-    threading.Thread(target=_beat, args=(folder, voice, start, _parent()), name="heartbeat", daemon=True).start()
+    followers: Followers | None = None
+    threading.Thread(target=_beat, args=(folder, voice, start, parent()), name="heartbeat", daemon=True).start()
     try:
         request = folder.read_request()
         voice.answers_within = _RELAY_SECONDS if request.config.cluster else _ANSWER_SECONDS
-        _be_modest(request.threads)
-        for event in _run(folder, request, start):
+        if request.kind == "train" and request.config.nproc > 1 and not request.config.cluster:
+            followers = Followers(folder, request.config.nproc, request.threads)
+            followers.start()
+            threading.Thread(target=_watch, args=(followers, voice), name="followers", daemon=True).start()
+        be_modest(request.threads if followers is None else followers.threads)
+        for event in _run(folder, request, start, followers):
             voice.say(event)
     except Exception as error:  # the one place where any failure becomes the job's last word
         traceback.print_exc()
-        voice.say(_failure(error, folder))
+        voice.say(_last_word(error, folder, followers))
+    finally:
+        if followers is not None:
+            followers.end()
     return 1 if isinstance(voice.last, Failed) else 0
 
 
@@ -59,15 +70,20 @@ class _Voice:
         self.last: Event | None = None
         self.answers_within = _ANSWER_SECONDS  # of a cancel
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job has had its last word."""
+        return self.last is not None and is_terminal(self.last)
+
     def say(self, event: Event) -> None:
         """Append `event` unless the job has had its last word."""
         with self._lock:
-            if self.last is None or not is_terminal(self.last):
+            if not self.has_ended:
                 self._folder.append_event(event)
                 self.last = event
 
 
-def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
+def _run(folder: JobFolder, request: Request, start: float, followers: Followers | None = None) -> Iterator[Event]:
     """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
     folder.fetch_inputs(request)
     if request.config.cluster:
@@ -76,10 +92,10 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     task = folder.open_task(request)
     smaller: TrainingConfig | None = None
     try:
-        yield from _attempt(folder, request, task, start)
+        yield from _attempt(folder, request, task, start, followers)
     except Exception as error:
         smaller = _smaller(task.config)
-        if not _is_out_of_memory(error) or smaller is None:
+        if smaller is None or not _lacked_memory(error, followers):
             raise
         message = (
             f"Out of memory: trying again with batch_size {smaller.batch_size} and patch_size {smaller.patch_size}."
@@ -89,8 +105,11 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     # outside the handler, whose traceback would keep alive what filled the memory
     yield Progress(stage=Stage.PREPARE, fraction=0, seconds=time.monotonic() - start, message=message)
     _free_memory()
+    if followers is not None:
+        followers.end()
+        followers.start()
     smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
-    yield from _attempt(folder, request, smaller_task, start)
+    yield from _attempt(folder, request, smaller_task, start, followers)
 
 
 def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
@@ -101,7 +120,9 @@ def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
     yield from relay(folder, request)
 
 
-def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
+def _attempt(
+    folder: JobFolder, request: Request, task: SegmentationTask, start: float, followers: Followers | None
+) -> Iterator[Event]:
     previous = JobFolder(request.previous) if request.previous else None
     events: Iterator[Event]
     if request.kind == "leave_one_out":
@@ -133,17 +154,14 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             warm_start=previous.model_file if previous else None,
             save_to=folder.model_file,
             start=start,
+            join=None
+            if followers is None
+            else partial(followers.join, request.model_copy(update={"config": task.config})),
         )
     for event in events:
         yield event
         if is_terminal(event):
             return
-
-
-def _parent() -> psutil.Process | None:
-    """The process without which this one is of no use, if one was named."""
-    number = os.environ.get(PARENT)
-    return psutil.Process(int(number)) if number else None
 
 
 def _beat(folder: JobFolder, voice: _Voice, start: float, parent: psutil.Process | None) -> None:
@@ -171,18 +189,6 @@ def _beat(folder: JobFolder, voice: _Voice, start: float, parent: psutil.Process
         time.sleep(_LOOK_SECONDS)
 
 
-def _be_modest(threads: int | None) -> None:
-    """Lower priority, so that painting and scrolling come first; at most `threads` threads."""
-    with suppress(psutil.AccessDenied, OSError):  # where it is not allowed, the job still runs
-        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10)
-    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal lacks is computed on the CPU
-    if threads is not None:
-        # Beside a window, a thread that waits for another must not burn the core on which the window wants to draw.
-        # Alone on the machine it may: waiting awake is faster.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-
-
 def _smaller(config: TrainingConfig) -> TrainingConfig | None:
     """A config that needs about half the memory, or None if there is none."""
     if config.batch_size == config.clean_batch_size == 1 and config.patch_size <= 64:
@@ -194,14 +200,37 @@ def _smaller(config: TrainingConfig) -> TrainingConfig | None:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: torch has a type for CUDA and only words for the CPU."""
-    words = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in words or "not enough memory" in words))
-    )
+def _lacked_memory(error: Exception, followers: Followers | None) -> bool:
+    """Whether this process or another of the training ran out of memory, and there is a way to try again."""
+    if followers is None:
+        return is_out_of_memory(error)
+    found = followers.failure(_LOSS_SECONDS) if isinstance(error, RuntimeError) else None
+    return followers.are_ours and (is_out_of_memory(error) or (found is not None and found[1]))
+
+
+def _last_word(error: Exception, folder: JobFolder, followers: Followers | None) -> Failed:
+    """What the job says of an error: of the process that failed first, not of those that then missed it."""
+    if followers is None or not isinstance(error, RuntimeError):
+        return failure(error, folder)
+    if (found := followers.failure(_LOSS_SECONDS)) is not None:
+        return found[0]
+    from napari_mlbseg.engine.ranks import has_lost_another
+
+    return missing_another(folder) if has_lost_another(error) else failure(error, folder)
+
+
+def _watch(followers: Followers, voice: _Voice) -> None:
+    """End the job if another of its processes is gone and the training does not notice: on a GPU it waits on."""
+    while not voice.has_ended:
+        time.sleep(_LOOK_SECONDS)
+        if followers.failure() is None:
+            continue
+        time.sleep(_LOSS_SECONDS)
+        found = followers.failure()
+        if found is not None and not voice.has_ended:
+            voice.say(found[0])
+            followers.end()
+            os._exit(1)
 
 
 def _free_memory() -> None:
@@ -211,29 +240,6 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _failure(error: Exception, folder: JobFolder) -> Failed:
-    """The last word of a job that met `error`: a sentence for mistakes in the input, more for all others."""
-    if _is_out_of_memory(error):
-        return Failed(
-            message="There was not enough memory, even with a smaller batch.",
-            advice="Close other programs, or choose a smaller patch_size, features or n_views (Advanced).",
-            log_tail=folder.log_tail(),
-        )
-    if isinstance(error, OSError) and error.errno is not None:
-        return Failed(
-            message=f"A file could not be read or written: {error}.",
-            advice="Make room on the disk or choose a folder that can be written, then press Train again.",
-            log_tail=folder.log_tail(),
-        )
-    if isinstance(error, ValueError) and str(error):
-        return Failed(message=str(error), log_tail=folder.log_tail())
-    return Failed(
-        message=f"The training met an unexpected {type(error).__name__}: {error}",
-        advice=f"Please report this with the log, {Path(folder.log_file).name}.",
-        log_tail=folder.log_tail(),
-    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_its_consistency_has_the_value_of_ours_but_teaches_one_side() -> None:
     probability = torch.randn(views.labels.shape, dtype=torch.float64).requires_grad_()
     theirs = reference._consistency(probability.softmax(1), views.mask, FLIPS)
     in_views = learner._in_views(batch(2, 0), FLIPS)
-    ours = learner._steadying(probability.softmax(1), probability.softmax(1), in_views, batch(2, 0).mask, FLIPS)
+    ours = learner._steadying(probability.softmax(1), probability.softmax(1), in_views, FLIPS)
     torch.testing.assert_close(theirs, ours)
     theirs.backward()
     learns = [bool(part.any()) for part in probability.grad.chunk(len(FLIPS))]

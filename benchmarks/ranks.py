@@ -1,0 +1,145 @@
+"""Two ranks against one: how far apart the same training ends when two processes share every batch.
+
+    python -m benchmarks.ranks --out DIR
+
+One volume, rows and columns divided; so many bootstrap and weighted steps of a preset, once by one process, once by
+two, each with one thread. Differences are the largest ones: of a loss relative to the loss, of the weights of a step's
+pixels and of their running means in units of a pixel's mean weight. All is in single precision. ``difference`` finds
+the derivative along the clean gradient by the difference of two passes, whose rounding is in the weights whatever the
+number of ranks; how far that is from ``exact`` on one rank stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.runs import config_of, training_parser
+from benchmarks.tables import markdown
+from benchmarks.volumes import find_volumes, load_volume, shrunk
+from napari_mlbseg.engine.initial_labels import known_labels
+from napari_mlbseg.engine.ranks import ALONE, Ranks
+from napari_mlbseg.engine.results import ForgottenResults
+from napari_mlbseg.engine.training import Training
+from napari_mlbseg.jobs.folder import JobFolder
+from napari_mlbseg.jobs.ranks import Followers
+from napari_mlbseg.task import SegmentationTask, resolve_task
+
+__all__ = ["main"]
+
+_HEADER = ["tangent", "compared", "losses", "weights, first step", "weights, last step", "weight maps", "seconds"]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a training found: a row of losses a step, the weights of every step's pixels, the maps, its seconds."""
+
+    losses: list[list[float]]
+    weights: list[np.ndarray]
+    maps: np.ndarray
+    seconds: float
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train by one process and by two, and print how far apart they are."""
+    parser = training_parser("ranks", __doc__)
+    parser.add_argument("--steps", default="20+20", help="bootstrap and weighted steps")
+    parser.add_argument("--slices", type=int, default=5, help="clean slices")
+    parser.add_argument("--shrink", type=int, default=2, help="times fewer rows and columns")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    volume = shrunk(load_volume(find_volumes(options.volumes)[0], options.slices), options.shrink)
+    rows: list[list[str]] = []
+    exact: _Found | None = None
+    for tangent in ("exact", "difference"):
+        config = config_of(options, options.steps, device="cpu", nproc=2, tangent=tangent)
+        task = resolve_task([volume], config)
+        one, two = _train(task, ALONE), _train_by_two(task)
+        rows.append([tangent, "2 ranks to 1", *_apart(two, one), f"{one.seconds:.1f}, {two.seconds:.1f}"])
+        if exact is not None:
+            rows.append([tangent, "to exact, 1 rank", *_apart(one, exact), ""])
+        exact = one
+        print(" | ".join(rows[-1]), flush=True)
+    (options.out / "ranks.json").write_text(
+        json.dumps([dict(zip(_HEADER, row, strict=True)) for row in rows], indent=1)
+    )
+    table = markdown(_HEADER, rows)
+    (options.out / "table.md").write_text(table)
+    print(table)
+
+
+def _train_by_two(task: SegmentationTask) -> _Found:
+    """The training of `_train` by this process and another, each with its share of every batch."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = JobFolder(Path(path) / "job")
+        request = folder.write_request(task)
+        followers = Followers(folder, 2, threads=None)
+        followers.start()
+        try:
+            return _train(task, followers.join(request))
+        finally:
+            followers.end()
+
+
+def _train(task: SegmentationTask, ranks: Ranks) -> _Found:
+    training = Training(
+        task, "cpu", ForgottenResults(), lambda: False, lambda: None, None, None, time.monotonic(), ranks=ranks
+    )
+    losses: list[list[float]] = []
+    weights: list[np.ndarray] = []
+    learner = training.learner
+    learner.supervised_step = _noting(learner.supervised_step, lambda found: losses.append([*found.values()]))  # type: ignore[method-assign]
+    learner.weighted_step = _noting(learner.weighted_step, lambda found: _note(found, losses, weights))  # type: ignore[method-assign]
+    volume = task.volumes[0]
+    list(training.initial_labels({volume.name: known_labels(task, volume, task.config.initial_labels)}))
+    began = time.monotonic()
+    list(training.bootstrap())
+    list(training.weighted())
+    seconds = time.monotonic() - began
+    ranks.leave()
+    means = (training.publisher.maps.mean((0, z)) for z in range(volume.n_slices))
+    return _Found(losses, weights, np.array([mean for mean in means if mean is not None]), seconds)
+
+
+def _noting(step: Callable[..., Any], note: Callable[[Any], object]) -> Callable[..., Any]:
+    """A step whose answer is noted."""
+
+    def run(*given: Any) -> Any:
+        found = step(*given)
+        note(found)
+        return found
+
+    return run
+
+
+def _note(report: Any, losses: list[list[float]], weights: list[np.ndarray]) -> None:
+    losses.append([report.losses[name] for name in ("clean", "weighted", "consistency")])
+    both = torch.stack(report.weights[:2])
+    weights.append((both * both[0].numel()).numpy())
+
+
+def _apart(a: _Found, b: _Found) -> list[str]:
+    """Largest differences of losses, of the first and the last step's weights, and of the maps."""
+    losses = max(
+        abs(x - y) / abs(y) for p, q in zip(a.losses, b.losses, strict=True) for x, y in zip(p, q, strict=True)
+    )
+    largest = [
+        float(np.abs(x - y).max())
+        for x, y in ((a.weights[0], b.weights[0]), (a.weights[-1], b.weights[-1]), (a.maps, b.maps))
+    ]
+    return [f"{value:.1e}" for value in (losses, *largest)]
+
+
+if __name__ == "__main__":
+    main()

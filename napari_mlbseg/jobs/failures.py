@@ -1,0 +1,52 @@
+"""What a worker says of an error that ended its job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_mlbseg.events import Failed
+from napari_mlbseg.jobs.folder import JobFolder
+
+__all__ = ["failure", "is_out_of_memory", "missing_another"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: torch has a type for CUDA and only words for the CPU."""
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in words or "not enough memory" in words))
+    )
+
+
+def failure(error: Exception, folder: JobFolder) -> Failed:
+    """The last word of a job that met `error`: a sentence for mistakes in the input, more for all others."""
+    if is_out_of_memory(error):
+        return Failed(
+            message="There was not enough memory, even with a smaller batch.",
+            advice="Close other programs, or choose a smaller patch_size, features or n_views (Advanced).",
+            log_tail=folder.log_tail(),
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return Failed(
+            message=f"A file could not be read or written: {error}.",
+            advice="Make room on the disk or choose a folder that can be written, then press Train again.",
+            log_tail=folder.log_tail(),
+        )
+    if isinstance(error, ValueError) and str(error):
+        return Failed(message=str(error), log_tail=folder.log_tail())
+    return Failed(
+        message=f"The training met an unexpected {type(error).__name__}: {error}",
+        advice=f"Please report this with the log, {Path(folder.log_file).name}.",
+        log_tail=folder.log_tail(),
+    )
+
+
+def missing_another(folder: JobFolder) -> Failed:
+    """The last word of a job of several processes, another of which is gone without a word."""
+    return Failed(
+        message="Another process of the training was lost.",
+        advice="What started them (torchrun) and the log say more. What you painted is safe; start it again.",
+        log_tail=folder.log_tail(),
+    )
