@@ -317,7 +317,7 @@ class DockController:
             self._timer.stop()
         self._disconnect()
         self._notices.close()
-        self.session.close()
+        self.session.close(stop_job=not self.session.runs_elsewhere)
         self.comparison.close()
         self.results.close()
 
