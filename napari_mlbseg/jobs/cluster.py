@@ -262,11 +262,8 @@ class _Relay:
         if status == "error":
             yield from self._give_up_or_begin_again()
         elif status in ("cancelled", "lost"):  # by Dask, or only forgotten by this client while it was cut off
-            if task_state(self._client, self._key) is None:
-                yield from self._begin_again()
-            else:
-                self._future = distributed.Future(self._key, client=self._client)
-                self._is_behind = bool(self._attempt)
+            self._listen()
+            yield from self._explain_silence(task_state(self._client, self._key))
         elif status == "finished":
             self._done_since = self._done_since or now
             self._is_behind = bool(self._attempt)  # its last words are over there, if they do not come
@@ -324,7 +321,7 @@ class _Relay:
         if not self._attempt or now - self._cancelled_at > _ANSWER_SECONDS:
             if self._future is not None:
                 with suppress(Exception):  # the scheduler may be gone
-                    self._future.cancel()
+                    self._future.cancel(force=True)  # whoever else wants it, such as `fire_and_forget`
             self._folder.cluster_file.unlink(missing_ok=True)
             yield Cancelled()
 

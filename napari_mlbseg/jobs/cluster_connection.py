@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 _CONNECT_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 1.0  # after the connection
 #: That the other end may take for an answer: one that hangs must not hang this one too. (`Client.run` hands this limit
 #: to `Client.sync`, as all that it does not know.)
 _CALL_SECONDS = 10.0
@@ -84,9 +87,32 @@ def connect(address: str, seconds: float | None = None) -> distributed.Client:
     seconds = _CONNECT_SECONDS if seconds is None else seconds
     dask_config.set({"distributed.comm.timeouts.connect": f"{seconds:g}s"})
     try:
-        return distributed.Client(address, timeout=seconds, set_as_default=False, name="napari-mlbseg")
+        return _within(
+            seconds + _HANDSHAKE_SECONDS,
+            lambda: distributed.Client(address, timeout=seconds, set_as_default=False, name="napari-mlbseg"),
+        )
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(_no_answer(address, error)) from None
+
+
+def _within(seconds: float, make: Callable[[], distributed.Client]) -> distributed.Client:
+    """What `make` returns; raises TimeoutError if that takes longer: Dask waits for ever for a scheduler that hangs."""
+    answer: queue.SimpleQueue[distributed.Client | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put(make())
+        except BaseException as error:
+            answer.put(error)
+
+    threading.Thread(target=run, name="mlbseg-connect", daemon=True).start()
+    try:
+        made = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("it hangs") from None
+    if isinstance(made, BaseException):
+        raise made
+    return made
 
 
 def _no_answer(address: str, error: BaseException) -> str:
