@@ -22,7 +22,13 @@ from napari_mlbseg.task import resolve_task
 
 from .conftest import STUB, make_volume
 
-pytestmark = pytest.mark.slow
+CLUSTER_MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals"),
+]
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals"),
+]
 
 FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
 OBEY = """
@@ -72,7 +78,7 @@ class Backend:
     is_cluster: bool
 
 
-@pytest.fixture(params=["local", "cluster"])
+@pytest.fixture(params=["local", pytest.param("cluster", marks=CLUSTER_MARKS)])
 def backend(request, tmp_path, monkeypatch, package_path) -> Iterator[Backend]:
     """A backend; leaves no process behind."""
     monkeypatch.setenv("PYTHONPATH", package_path["PYTHONPATH"])
@@ -229,8 +235,7 @@ def test_who_attaches_reads_from_the_start_and_knows_the_worker(backend):
     until(job.folder.heartbeat_file.exists)
     other = LocalJob.attach(job.folder.path)
     assert other.state is JobState.RUNNING
-    if sys.platform != "win32":  # where the interpreter of a virtual environment starts another
-        assert backend.is_cluster or other.pid == job.pid
+    assert other.pid == job.pid
     assert any(isinstance(event, Started) for event in other.poll())
     other.cancel()
     assert isinstance(list(other.events(0.02))[-1], Cancelled)
@@ -260,6 +265,8 @@ def test_bad_input_is_one_sentence(backend):
     assert failed.message == "A prediction needs the folder of a finished training."
 
 
+@pytest.mark.slow
+@no_windows
 def test_both_come_to_the_same(tmp_path, shared_cluster, monkeypatch, package_path):
     """The real worker: what it trains here is what it trains there, to the last bit."""
     monkeypatch.setenv("PYTHONPATH", package_path["PYTHONPATH"])
