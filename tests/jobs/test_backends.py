@@ -26,9 +26,6 @@ CLUSTER_MARKS = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals"),
 ]
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals"),
-]
 
 FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
 OBEY = """
