@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["create_array", "local_path", "open_array"]
+__all__ = ["chunk_file", "create_array", "local_path", "open_array"]
 
 
 def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> zarr.Array:
@@ -36,3 +36,8 @@ def local_path(array: Any) -> Path | None:
     if not isinstance(array.store, zarr.storage.LocalStore):
         return None
     return (Path(array.store.root) / array.path).absolute()
+
+
+def chunk_file(array: Path, z: int, n_axes: int) -> Path:
+    """File of slice `z` of an array that has one chunk a slice; there is none if the slice is all zero."""
+    return array.joinpath("c", str(z), *["0"] * (n_axes - 1))

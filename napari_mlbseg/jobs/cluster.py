@@ -2,12 +2,16 @@
 
 A job on a cluster is a job folder like any other. Its worker process is here, but instead of training it relays: the
 task goes to a Dask worker (`napari_mlbseg.jobs.remote`), events come back by a Dask topic, and every slice that a
-`Preview` names is fetched into the folder's own results before the event is passed on. So the window reads, cancels and
-finds again a job of either kind alike, and needs no Dask.
+`Preview` names is brought into the folder's own results (`napari_mlbseg.jobs.worker_folder`) before the event is passed
+on. So the window reads, cancels and finds again a job of either kind alike, and needs no Dask.
 
-Inputs are read from where they lie if the Dask workers can open the job's folder themselves; otherwise they are
-scattered. A lost Dask worker is a new attempt: by Dask itself or, where the scattered inputs were lost too, by this
-process.
+What can break, and what becomes of it:
+
+- the Dask worker: a new attempt, by Dask itself or, where inputs that were sent along were lost too, by this process;
+- the connection, or the scheduler's answers: this process tries for a while to reach it again and reads what it missed
+  from the events file over there; after that the job has failed;
+- the scheduler: the same; one that was started anew does not know the job, which begins again;
+- this process: another one on the same folder asks again.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import queue
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import distributed
@@ -26,29 +30,34 @@ from napari_mlbseg.events import (
     Cancelled,
     Event,
     Failed,
-    Finished,
     Metrics,
     Preview,
     Progress,
     Stage,
     from_json,
     is_terminal,
+    to_json,
 )
 from napari_mlbseg.jobs import remote
-from napari_mlbseg.jobs.cluster_connection import check_versions, connect, facts_of
-from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
-from napari_mlbseg.jobs.inputs import ArrayReference
+from napari_mlbseg.jobs.cluster_connection import UnreachableError, check_versions, connect, facts_of, leave, task_state
+from napari_mlbseg.jobs.folder import JobFolder, Request, write_atomically
+from napari_mlbseg.jobs.sending import MODEL_FILES, pack
+from napari_mlbseg.jobs.worker_folder import WorkerFolder
+from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["relay"]
 
 _LOST_SECONDS = 30.0  # without the scheduler until the job is given up
+_RETRY_SECONDS = 3.0  # that one try to reach it again may take
 _SILENT_SECONDS = 15.0  # that the last words of a job may be on their way after Dask called it done
+_QUIET_SECONDS = 3.0  # without news until the scheduler is asked what it is doing with the job
 _LOOK_SECONDS = 0.1
-_CHECK_SECONDS = 0.5  # between two looks at what Dask says of the job
+_CHECK_SECONDS = 0.5  # between two looks at what the person wants and what Dask says of the job
 _ANSWER_SECONDS = 3.0  # that the other machine has to answer a cancel
 _ATTEMPTS = 3
-_AT_ONCE = 16  # slices that are fetched together
-_MODEL = ("model.safetensors", "model.json")
+
+_LOOK_AT_THE_LOG = "The logs of the scheduler and of its workers say more. What you painted is safe."
+_LOST_WORKER = "The cluster's worker was lost: starting again on another one"
 
 
 def relay(folder: JobFolder, request: Request) -> Iterator[Event]:
@@ -60,13 +69,12 @@ def relay(folder: JobFolder, request: Request) -> Iterator[Event]:
         If no scheduler answers there, or its workers have another version of this package; a sentence.
     """
     address = request.config.cluster
-    yield Progress(stage=Stage.PREPARE, fraction=0, message=f"Asking the cluster at {address}")
-    client = connect(address)
+    yield _preparing(f"Asking the cluster at {address}")
+    job = _Relay(connect(address), folder, request)
     try:
-        yield from _Relay(client, folder, request).events()
+        yield from job.events()
     finally:
-        with suppress(Exception):  # a scheduler that is gone cannot be taken leave of
-            client.close(timeout=2)
+        job.close()
 
 
 class _Relay:
@@ -83,244 +91,282 @@ class _Relay:
     def __init__(self, client: distributed.Client, folder: JobFolder, request: Request) -> None:
         self._client, self._folder, self._request = client, folder, request
         self._address = request.config.cluster
-        self._note = folder.path / "cluster.json"
-        self._results: ZarrResults | None = None
-        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._future: distributed.Future | None = None
-        self._tries = 0
-        self._attempt, self._last, self._old = "", -1, set[str]()
-        self._worker, self._there = "", ""  # address of the Dask worker, and the folder on it
+        self._topic, self._key, self._tries = self._recall()
+        self._told = self._find_what_was_told() if self._key else frozenset[str]()
+        self._attempt, self._last, self._old = "", 0, set[str]()  # the attempt that is on, and its events so far
+        self._there: WorkerFolder | None = None  # of that attempt
+        self._is_behind = False  # events were missed, or could not be followed up
+        self._is_lost = False  # the scheduler does not answer
         self._cancelled_at: float | None = None
         self._focus: tuple[str, int] | None = None
-        self._unreachable_since = self._done_since = 0.0
-        self._waits = False
+        self._lost_since = self._done_since = 0.0
+        self._heard_at = time.monotonic()
+        self._said = ""
 
     def events(self) -> Iterator[Event]:
         """Every event up to the terminal one."""
-        topic = self._topic()
-        self._client.subscribe_topic(topic, self._news.put)
-        if self._future is not None:  # submitted by a process before this one: the scheduler knows what it said since
-            for entry in self._client.get_events(topic):
-                self._news.put(entry)
+        self._listen()
+        for event in self._stream():
+            yield event
+            if is_terminal(event):
+                return
+
+    def close(self) -> None:
+        """Clear up over there if all of it is here, and take leave."""
+        if self._there is not None and not self._folder.cluster_file.exists():
+            with suppress(UnreachableError):
+                self._there.forget()
+        leave(self._client)
+
+    def _stream(self) -> Iterator[Event]:
         next_check = 0.0
         while True:
-            with suppress(queue.Empty):
-                for event in self._take(self._news.get(timeout=_LOOK_SECONDS)[1]):
-                    yield event
-                    if is_terminal(event):
-                        return
             if time.monotonic() >= next_check:
+                try:
+                    yield from self._check(time.monotonic())
+                except UnreachableError:
+                    self._is_lost = True
                 next_check = time.monotonic() + _CHECK_SECONDS
-                for event in self._check(topic):
-                    yield event
-                    if is_terminal(event):
-                        return
+            with suppress(queue.Empty):
+                yield from self._take(self._news.get(timeout=_LOOK_SECONDS))
 
-    # -- beginning -----------------------------------------------------------------------------------------------
+    # -- beginning, and finding again ------------------------------------------------------------------------------
 
-    def _topic(self) -> str:
-        """The job's topic; of a job that was submitted before, the one that it got then."""
+    def _recall(self) -> tuple[str, str, int]:
+        """Topic and key of the job, and how often it was submitted; it may have been by an earlier process."""
         try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-            self._future = distributed.Future(note["key"], client=self._client)
-            self._tries = 1
-            return str(note["topic"])
+            note = json.loads(self._folder.cluster_file.read_text(encoding="utf-8"))
+            return str(note["topic"]), str(note["key"]), int(note["tries"])
         except (OSError, ValueError, KeyError):
-            return f"napari-mlbseg-{remote.digest_of(self._folder.path)[:12]}-{time.time_ns()}"
+            return f"napari-mlbseg-{remote.digest_of(self._folder.path)[:12]}-{time.time_ns()}", "", 0
 
-    def _submit(self, topic: str) -> None:
+    def _find_what_was_told(self) -> frozenset[str]:
+        """JSON of what an earlier process passed on; its last word is taken back, since the job goes on."""
+        self._folder.withdraw_last_word()
+        return frozenset(to_json(event) for event in self._folder.events())
+
+    def _listen(self) -> None:
+        """Hear of the job from now on and, if it was submitted before, of what it said meanwhile."""
+        self._client.subscribe_topic(self._topic, lambda entry: self._news.put(entry[1]))
+        if not self._key:
+            return
+        self._future = distributed.Future(self._key, client=self._client)
+        missed = [message for _, message in self._client.get_events(self._topic)]
+        for message in missed:  # of attempts that were lost, nothing is of use any more
+            if message["attempt"] == missed[-1]["attempt"]:
+                self._news.put(message)
+        self._is_behind = bool(self._attempt)
+
+    def _begin(self) -> Iterator[Event]:
+        """Submit the job, once there is a worker to hold its inputs."""
+        facts = facts_of(self._client)
+        if not facts.n_workers:
+            yield from self._say("Waiting: the cluster has no worker yet.")
+            return
+        check_versions(self._client, self._address)
         self._tries += 1
-        request, files = self._packed()
-        future = self._client.submit(
+        self._key = f"{self._topic}-{self._tries}"
+        request, files = pack(self._client, self._folder, self._request)
+        self._future = self._client.submit(
             remote.run_here,
             request,
             self._client.scatter(files, hash=False) if files else {},
-            topic,
-            key=f"{topic}-{self._tries}",
+            self._topic,
+            key=self._key,
             pure=False,
-            resources={"GPU": 1} if facts_of(self._client).has_gpu else None,
+            resources={"GPU": 1} if facts.has_gpu else None,
         )
-        distributed.fire_and_forget(future)  # it goes on if this process ends
-        self._future = future
-        write_atomically(self._note, json.dumps({"key": future.key, "topic": topic}))
+        distributed.fire_and_forget(self._future)  # it goes on if this process ends
+        note = {"key": self._key, "topic": self._topic, "tries": self._tries}
+        write_atomically(self._folder.cluster_file, json.dumps(note))
+        self._heard_at = time.monotonic()
 
-    def _packed(self) -> tuple[str, dict[str, bytes]]:
-        """The request with paths that the workers can open, and the files that have to be sent along."""
-        digest = remote.digest_of(self._folder.path)
-        seen = self._client.run(remote.sees, str(self._folder.path), digest)
-        shared = bool(seen) and all(seen.values())
-        files: dict[str, bytes] = {}
-        volumes = tuple(
-            volume.model_copy(
-                update={
-                    name: self._reference(getattr(volume, name), f"inputs/{number}/{name}", files, shared)
-                    for name in ("image", "labels", "initial_labels")
-                    if getattr(volume, name) is not None
-                }
-            )
-            for number, volume in enumerate(self._request.volumes)
-        )
-        if self._request.previous is not None:
-            for name in _MODEL:
-                files[f"{remote.PREVIOUS}/{name}"] = (Path(self._request.previous) / name).read_bytes()
-        config = self._request.config.updated(cluster="")
-        return self._request.model_copy(update={"volumes": volumes, "config": config}).model_dump_json(), files
-
-    def _reference(self, reference: ArrayReference, stem: str, files: dict[str, bytes], shared: bool) -> ArrayReference:
-        path = (self._folder.path / reference.path).absolute()
-        if shared:
-            return reference.model_copy(update={"path": str(path)})
-        target = f"{stem}.{reference.format}"
-        if path.is_dir():
-            for file in path.rglob("*"):
-                if file.is_file():
-                    files[f"{target}/{file.relative_to(path).as_posix()}"] = file.read_bytes()
-        else:
-            files[target] = path.read_bytes()
-        return reference.model_copy(update={"path": target})
-
-    # -- what comes ----------------------------------------------------------------------------------------------
+    # -- what comes ------------------------------------------------------------------------------------------------
 
     def _take(self, message: dict[str, Any]) -> Iterator[Event]:
         """Events of a message; none if it is known, or of an attempt that was given up."""
-        attempt, n = message["attempt"], message["n"]
-        if attempt in self._old or (attempt == self._attempt and n <= self._last):
+        self._heard_at = time.monotonic()
+        if message["attempt"] in self._old:
             return
-        if attempt != self._attempt:
-            if n:  # its beginning is still on its way
-                return
-            if self._attempt:
-                self._old.add(self._attempt)
-                yield _preparing("The cluster's worker was lost: starting again on another one.")
-            self._attempt, self._worker, self._there = attempt, message["worker"], message["folder"]
-            self._focus = None
-        self._last = n
-        if "event" not in message:
-            yield Metrics(values={"cluster": self._address, "cluster_worker": self._worker})
+        if message["attempt"] != self._attempt:
+            yield from self._enter(message)
+        if message["n"] > self._last + 1:  # others were lost on the way
+            self._is_behind = True
+        if message["n"] <= self._last or self._is_behind:
             return
-        event = from_json(message["event"])
-        if isinstance(event, Preview) and not self._fetch(event):
-            return
-        yield self._end(event) if is_terminal(event) else event
-
-    def _fetch(self, event: Preview) -> bool:
-        """Bring the slices of a preview into the results here; False if the worker is gone."""
-        if self._results is None:
-            self._results = ZarrResults(self._folder, self._folder.open_task(self._request))
-        for first in range(0, len(event.slices), _AT_ONCE):
-            slices = event.slices[first : first + _AT_ONCE]
-            arrays = self._on_worker(remote.read_slices, event.volume, event.arrays, slices)
-            if arrays is None:
-                return False
-            for name, planes in arrays.items():
-                for z, plane in zip(slices, planes, strict=True):
-                    self._results[event.volume][name][z] = plane
-        return True
-
-    def _end(self, event: Event) -> Event:
-        """Fetch the model, and clear up over there; gives the job's last word."""
-        files = self._on_worker(remote.read_files, _MODEL) or {}
-        for name, content in files.items():
-            (self._folder.path / name).write_bytes(content)
-        self._on_worker(remote.forget)
-        self._note.unlink(missing_ok=True)
-        if isinstance(event, Finished) and self._request.kind == "train" and not files:
-            return Failed(
-                message="The cluster's worker was lost with the trained model.",
-                advice="The labels have come, the model has not: press Train again.",
-            )
-        return event
-
-    def _on_worker(self, function: Any, *arguments: Any) -> Any:
-        """Call a function with the folder there, on the Dask worker that has the job; None if that worker is gone."""
         try:
-            return self._client.run(function, self._there, *arguments, workers=[self._worker])[self._worker]
-        except (OSError, ValueError, KeyError, TimeoutError):
-            return None
+            yield from self._follow_up(message["event"])
+        except UnreachableError:
+            self._is_behind = True
 
-    # -- whether it still runs -----------------------------------------------------------------------------------
+    def _enter(self, message: dict[str, Any]) -> Iterator[Event]:
+        """An attempt has begun."""
+        if self._attempt:
+            self._old.add(self._attempt)
+            yield from self._say(f"{_LOST_WORKER}.")
+        self._attempt, self._last, self._is_behind = message["attempt"], 0, False
+        self._there = WorkerFolder(self._client, message["worker"], message["folder"], message["digest"])
+        self._focus, self._said = None, ""
+        yield Metrics(values={"cluster": self._address, "cluster_worker": message["worker"]})
 
-    def _check(self, topic: str) -> Iterator[Event]:
-        """What the person wants, and what Dask says."""
-        now = time.monotonic()
+    def _follow_up(self, text: str) -> Iterator[Event]:
+        """The next event of the attempt, after what belongs to it was brought here; raises UnreachableError."""
+        assert self._there is not None  # whoever has an attempt knows its place
+        event = from_json(text)
+        if to_json(event) in self._told:
+            self._last += 1
+            return
+        if isinstance(event, Preview):
+            self._there.fetch_slices(self._folder, self._task, event)
+        elif is_terminal(event):
+            self._there.fetch_files(self._folder, MODEL_FILES)
+            self._folder.cluster_file.unlink(missing_ok=True)
+        self._last += 1
+        yield event
+
+    @cached_property
+    def _task(self) -> SegmentationTask:
+        return self._folder.open_task(self._request)
+
+    def _catch_up(self) -> Iterator[Event]:
+        """Events that were missed."""
+        assert self._there is not None  # nothing can be missed of an attempt that is not known
+        try:
+            for text in self._there.events_after(self._last):
+                yield from self._follow_up(text)
+            self._is_behind = False
+        except UnreachableError:
+            yield from self._say("The cluster's worker does not answer: waiting for it, or for another one.")
+
+    # -- whether it still runs -------------------------------------------------------------------------------------
+
+    def _check(self, now: float) -> Iterator[Event]:
+        """What the person wants, and what Dask says; raises UnreachableError."""
         if self._folder.cancel_file.exists():
             yield from self._cancel(now)
-            return
-        if self._client.status != "running":
-            self._unreachable_since = self._unreachable_since or now
-            if now - self._unreachable_since > _LOST_SECONDS:
+        elif self._is_lost or self._client.status != "running":
+            yield from self._reconnect(now)
+        elif self._future is None:
+            yield from self._begin()
+        else:
+            yield from self._look(self._future.status, now)
+
+    def _look(self, status: str | None, now: float) -> Iterator[Event]:
+        """Go on as the task's state demands."""
+        if self._attempt:
+            self._tell_focus()
+        if self._is_behind:
+            yield from self._catch_up()
+        if status == "error":
+            yield from self._give_up_or_begin_again()
+        elif status in ("cancelled", "lost"):  # by Dask, or only forgotten by this client while it was cut off
+            self._listen()
+            yield from self._explain_silence(task_state(self._client, self._key))
+        elif status == "finished":
+            self._done_since = self._done_since or now
+            self._is_behind = bool(self._attempt)  # its last words are over there, if they do not come
+            if now - self._done_since > _SILENT_SECONDS:
+                yield Failed(message="The cluster's worker ended without a last word.", advice=_LOOK_AT_THE_LOG)
+        elif now - self._heard_at > _QUIET_SECONDS:
+            self._done_since = 0.0
+            self._heard_at = now
+            yield from self._explain_silence(task_state(self._client, self._key))
+
+    def _explain_silence(self, state: str | None) -> Iterator[Event]:
+        """Say why nothing comes, where that is known."""
+        if state is None:  # it ended while this process was cut off, or the scheduler was started anew
+            if self._attempt:
+                yield from self._catch_up()
+            yield from self._begin_again()
+        elif state == "no-worker" and self._attempt:
+            self._old.add(self._attempt)
+            self._attempt = ""
+            yield from self._say(f"{_LOST_WORKER}, once there is one.")
+        elif state == "no-worker":
+            yield from self._say("Waiting: the cluster has no worker for the job.")
+        elif not self._attempt:
+            yield from self._say("Waiting: the cluster's workers are busy.")
+
+    def _reconnect(self, now: float) -> Iterator[Event]:
+        """Try once to reach the scheduler again."""
+        self._lost_since = self._lost_since or now
+        yield from self._say("The connection to the cluster was lost: trying to reach it again.")
+        leave(self._client)
+        try:
+            self._client = connect(self._address, _RETRY_SECONDS)
+        except ValueError:
+            if now - self._lost_since > _LOST_SECONDS:
                 yield Failed(
                     message=f"The connection to the cluster at {self._address} was lost.",
                     advice="What came until then is kept. See that the scheduler runs and can be reached, then press "
                     "Train again.",
                 )
             return
-        self._unreachable_since = 0.0
-        if self._future is None:
-            yield from self._begin(topic)
-            return
-        if self._attempt:
-            self._tell_focus()
-        status = self._future.status
-        if status in ("cancelled", "lost", "error"):
-            yield from self._again(topic, status)
-        elif status == "finished":
-            self._done_since = self._done_since or now
-            if now - self._done_since > _SILENT_SECONDS:
-                yield Failed(message="The cluster's worker ended without a last word.", advice=_LOOK_AT_THE_LOG)
-        else:
-            self._done_since = 0.0
+        self._is_lost, self._lost_since, self._said = False, 0.0, ""
+        if self._there is not None:
+            self._there.client = self._client
+        self._listen()
 
     def _cancel(self, now: float) -> Iterator[Event]:
         """Ask the other machine to stop, and say so if it does not answer."""
         if self._cancelled_at is None:
             self._cancelled_at = now
-            if self._attempt:
-                self._on_worker(remote.write_file, "cancel", "")
+            if self._there is not None and self._attempt:
+                with suppress(UnreachableError):
+                    self._there.write("cancel", "")
+        elif self._is_behind:
+            yield from self._catch_up()
         if not self._attempt or now - self._cancelled_at > _ANSWER_SECONDS:
             if self._future is not None:
-                with suppress(OSError, TimeoutError):
-                    self._future.cancel()
-            self._note.unlink(missing_ok=True)
+                with suppress(Exception):  # the scheduler may be gone
+                    self._future.cancel(force=True)  # whoever else wants it, such as `fire_and_forget`
+            self._folder.cluster_file.unlink(missing_ok=True)
             yield Cancelled()
 
     def _tell_focus(self) -> None:
         focus = self._folder.focus()
-        if focus is not None and focus != self._focus:
+        if focus is not None and focus != self._focus and self._there is not None:
             self._focus = focus
-            self._on_worker(remote.write_file, "focus", json.dumps({"volume": focus[0], "slice": focus[1]}))
+            with suppress(UnreachableError):  # it goes on in the order that it knows
+                self._there.write("focus", json.dumps({"volume": focus[0], "slice": focus[1]}))
 
-    def _begin(self, topic: str) -> Iterator[Event]:
-        """Submit the job, once there is a worker to hold its inputs."""
-        if facts_of(self._client).n_workers:
-            check_versions(self._client, self._address)
-            self._submit(topic)
-        elif not self._waits:
-            self._waits = True
-            yield _preparing("Waiting: the cluster has no worker yet.")
-
-    def _again(self, topic: str, status: str) -> Iterator[Event]:
-        """Dask has given the job up: begin it again, unless it was tried often enough or failed by itself."""
-        error = self._future.exception() if self._future is not None and status == "error" else None
-        was_lost = error is None or isinstance(error, distributed.client.FutureCancelledError)
-        if not was_lost and not isinstance(error, distributed.KilledWorker):
+    def _give_up_or_begin_again(self) -> Iterator[Event]:
+        """The task ended with an error."""
+        assert self._future is not None  # it has a status
+        error = self._future.exception()
+        if isinstance(error, distributed.client.FutureCancelledError):
+            yield from self._begin_again()
+        elif isinstance(error, distributed.KilledWorker):
+            yield _DEADLY
+        else:
             yield Failed(
                 message=f"The cluster could not run the job: {type(error).__name__}: {error}", advice=_LOOK_AT_THE_LOG
             )
-        elif not was_lost or self._tries >= _ATTEMPTS:
-            yield Failed(
-                message="The cluster's workers died with this job, again and again: probably out of memory.",
-                advice="Train with a smaller batch_size or patch_size (Advanced), or give the workers more memory.",
-            )
-        else:
-            if self._attempt:
-                self._old.add(self._attempt)
-                self._attempt, self._last = "", -1
-            yield _preparing("The cluster's worker was lost: starting again on another one.")
-            self._future = None
+
+    def _begin_again(self) -> Iterator[Event]:
+        """Dask no longer knows the job: submit it anew, unless that was done often enough."""
+        if self._tries >= _ATTEMPTS:
+            yield _DEADLY
+            return
+        if self._attempt:
+            self._old.add(self._attempt)
+            self._attempt = ""
+        self._future, self._is_behind = None, False
+        yield from self._say(f"{_LOST_WORKER}.")
+
+    def _say(self, message: str) -> Iterator[Event]:
+        """A word to the person, once."""
+        if message != self._said:
+            self._said = message
+            yield _preparing(message)
 
 
-_LOOK_AT_THE_LOG = "The logs of the scheduler and of its workers say more. What you painted is safe."
+_DEADLY = Failed(
+    message="The cluster's workers died with this job, again and again: probably out of memory.",
+    advice="Train with a smaller batch_size or patch_size (Advanced), or give the workers more memory.",
+)
 
 
 def _preparing(message: str) -> Progress:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import queue
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import distributed
@@ -11,9 +16,30 @@ from dask import config as dask_config
 from napari_mlbseg import __version__
 from napari_mlbseg.jobs import remote
 
-__all__ = ["ClusterFacts", "check_versions", "connect", "facts_of", "look_at"]
+__all__ = [
+    "ClusterFacts",
+    "UnreachableError",
+    "call",
+    "check_versions",
+    "connect",
+    "facts_of",
+    "leave",
+    "look_at",
+    "task_state",
+]
 
 _CONNECT_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 1.0  # after the connection
+#: That the other end may take for an answer: one that hangs must not hang this one too. (`Client.run` hands this limit
+#: to `Client.sync`, as all that it does not know.)
+_CALL_SECONDS = 10.0
+
+#: What Dask raises where the scheduler or the worker that was asked is gone, or does not answer in time.
+_SILENCES = (OSError, TimeoutError, KeyError, ValueError, RuntimeError)
+
+
+class UnreachableError(Exception):
+    """The scheduler, or the worker that was asked, is gone or does not answer."""
 
 
 class ClusterFacts(NamedTuple):
@@ -35,34 +61,105 @@ def look_at(address: str) -> ClusterFacts:
     try:
         check_versions(client, address)
         return facts_of(client)
+    except UnreachableError as error:
+        raise ValueError(_no_answer(address, error.__cause__ or error)) from None
     finally:
-        client.close(timeout=2)
+        leave(client)
 
 
 def facts_of(client: distributed.Client) -> ClusterFacts:
-    """What the cluster of a client has."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    """What the cluster of a client has; raises UnreachableError."""
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    except _SILENCES as error:
+        raise UnreachableError from error
     return ClusterFacts(len(workers), any("GPU" in worker.get("resources", {}) for worker in workers))
 
 
-def connect(address: str) -> distributed.Client:
-    """A client of the scheduler; its TLS certificates come from Dask's own configuration."""
-    dask_config.set({"distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS:g}s"})
+def connect(address: str, seconds: float | None = None) -> distributed.Client:
+    """A client of the scheduler; its TLS certificates come from Dask's own configuration.
+
+    Raises
+    ------
+    ValueError
+        If no scheduler answers within so many seconds, or the certificates do not fit; a sentence.
+    """
+    seconds = _CONNECT_SECONDS if seconds is None else seconds
+    dask_config.set({"distributed.comm.timeouts.connect": f"{seconds:g}s"})
     try:
-        return distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, name="napari-mlbseg")
-    except (OSError, TimeoutError, ValueError, TypeError) as error:
-        tls = urlsplit(address).scheme == "tls"
-        hint = " and that Dask's configuration names your certificates (distributed.comm.tls)" if tls else ""
-        raise ValueError(
-            f"No Dask scheduler answers at {address} ({' '.join(str(error).split()) or type(error).__name__}): see "
-            f"that it runs and can be reached from here{hint}."
-        ) from None
+        return _within(
+            seconds + _HANDSHAKE_SECONDS,
+            lambda: distributed.Client(address, timeout=seconds, set_as_default=False, name="napari-mlbseg"),
+        )
+    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(_no_answer(address, error)) from None
+
+
+def _within(seconds: float, make: Callable[[], distributed.Client]) -> distributed.Client:
+    """What `make` returns; raises TimeoutError if that takes longer: Dask waits for ever for a scheduler that hangs."""
+    answer: queue.SimpleQueue[distributed.Client | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put(make())
+        except BaseException as error:
+            answer.put(error)
+
+    threading.Thread(target=run, name="mlbseg-connect", daemon=True).start()
+    try:
+        made = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("it hangs") from None
+    if isinstance(made, BaseException):
+        raise made
+    return made
+
+
+def _no_answer(address: str, error: BaseException) -> str:
+    """Why there is no connection, and what to do, in one sentence."""
+    reasons = list(_chain(error))
+    if certificate := next((reason for reason in reasons if isinstance(reason, ssl.SSLError)), None):
+        why = getattr(certificate, "verify_message", "") or certificate.reason or "it is not trusted"
+        return (
+            f"The scheduler at {address} and this machine do not accept each other's certificates ({why}): see that "
+            "Dask's configuration (distributed.comm.tls) names the same authority on both."
+        )
+    tls = urlsplit(address).scheme == "tls"
+    hint = " and that Dask's configuration names your certificates (distributed.comm.tls)" if tls else ""
+    return (
+        f"No Dask scheduler answers at {address} ({' '.join(str(error).split()) or type(error).__name__}): see "
+        f"that it runs and can be reached from here{hint}."
+    )
+
+
+def _chain(error: BaseException | None) -> Sequence[BaseException]:
+    """An error and what caused it."""
+    errors: list[BaseException] = []
+    while error is not None and error not in errors:
+        errors.append(error)
+        error = error.__cause__ or error.__context__
+    return errors
+
+
+def leave(client: distributed.Client) -> None:
+    """Close a client, whether or not its scheduler is still there."""
+    with suppress(Exception):  # a scheduler that is gone cannot be taken leave of
+        client.close(timeout=2)
 
 
 def check_versions(client: distributed.Client, address: str) -> None:
-    """The workers must have this very version: both ends read each other's files."""
+    """The workers must have this very version: both ends read each other's files.
+
+    Raises
+    ------
+    ValueError
+        If they have not; a sentence.
+    UnreachableError
+    """
     try:
-        versions = set(client.run(remote.version).values())
+        versions = set(client.run(remote.version, callback_timeout=_CALL_SECONDS).values())
+    except (OSError, TimeoutError) as error:
+        raise UnreachableError from error
     except Exception as error:  # an import that fails over there comes back as whatever it was
         raise ValueError(
             f"The workers of the cluster at {address} cannot load napari-mlbseg ({type(error).__name__}: {error}): "
@@ -73,3 +170,19 @@ def check_versions(client: distributed.Client, address: str) -> None:
             f"The workers of the cluster at {address} have napari-mlbseg {', '.join(others)} but this machine has "
             f"{__version__}: install the same version on both."
         )
+
+
+def call(client: distributed.Client, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns on a Dask worker; raises UnreachableError."""
+    try:
+        return client.run(function, *arguments, workers=[worker], callback_timeout=_CALL_SECONDS)[worker]
+    except _SILENCES as error:
+        raise UnreachableError from error
+
+
+def task_state(client: distributed.Client, key: str) -> str | None:
+    """What the scheduler does with a task, in its own words; None if it does not know it. Raises UnreachableError."""
+    try:
+        return client.sync(client.scheduler.get_task_status, keys=[key], callback_timeout=_CALL_SECONDS)[key]
+    except _SILENCES as error:
+        raise UnreachableError from error

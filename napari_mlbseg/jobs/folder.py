@@ -98,6 +98,7 @@ class JobFolder:
         self.results_path = self.path / "results"
         self.model_file = self.path / "model.safetensors"
         self.model_info_file = self.path / "model.json"
+        self.cluster_file = self.path / "cluster.json"
 
     def note_of_rank(self, rank: int) -> Path:
         """Where a process other than the worker says why it failed."""
@@ -246,6 +247,12 @@ class JobFolder:
     def events(self) -> list[Event]:
         """All complete events so far."""
         return EventReader(self).read()
+
+    def withdraw_last_word(self) -> None:
+        """Take a terminal event back: the job was given up, but it is found to go on."""
+        events = self.events()
+        if events and is_terminal(events[-1]):
+            write_atomically(self.events_file, "".join(to_json(event) + "\n" for event in events[:-1]))
 
     def focus(self) -> tuple[str, int] | None:
         """Volume and slice that the user looks at, if anybody said so."""

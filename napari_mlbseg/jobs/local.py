@@ -79,9 +79,16 @@ class LocalJob:
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> LocalJob:
-        """A job that was started by another process; its events are read from the start."""
+        """A job that was started by another process; its events are read from the start.
+
+        A job on a cluster goes on there without the process here that asks for news: another one is started.
+        """
         job = cls(JobFolder(path))
         job._process = _living_worker(job.folder)
+        if job._process is None and job.folder.cluster_file.exists() and not _has_ended(job.folder):
+            with suppress(OSError):  # then it is a job whose worker is gone
+                job._start_worker()
+                return job
         job._is_attached = True
         job._state = JobState.RUNNING
         return job
@@ -102,6 +109,9 @@ class LocalJob:
             raise RuntimeError(f"This job is {self._state.value} already: make a new one.")
         self.folder.cancel_file.unlink(missing_ok=True)
         self.folder.events_file.unlink(missing_ok=True)
+        self._start_worker(bound=bound)
+
+    def _start_worker(self, *, bound: bool = False) -> None:
         with self.folder.log_file.open("wb") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "napari_mlbseg.jobs.worker", str(self.folder.path)],
@@ -212,6 +222,11 @@ def _may_be_starting(folder: JobFolder) -> bool:
         return not folder.heartbeat_file.exists() and time.time() - folder.request_file.stat().st_mtime < _START_SECONDS
     except OSError:
         return False
+
+
+def _has_ended(folder: JobFolder) -> bool:
+    events = folder.events()
+    return bool(events) and is_terminal(events[-1])
 
 
 def _living_worker(folder: JobFolder) -> psutil.Process | None:

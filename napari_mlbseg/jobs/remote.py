@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from napari_mlbseg import __version__
 from napari_mlbseg.events import to_json
 from napari_mlbseg.jobs.folder import JobFolder, Request, write_atomically
+from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
+
+if TYPE_CHECKING:
+    from dask.typing import Key
+    from distributed import Worker
 
 __all__ = [
     "PREVIOUS",
+    "array_files",
     "digest_of",
+    "events_after",
     "forget",
     "read_files",
-    "read_slices",
     "run_here",
     "sees",
     "version",
@@ -58,9 +65,9 @@ def digest_of(path: Path) -> str:
 def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
     """Run a job in a folder on this machine, to its end; every event is logged under `topic`.
 
-    The first message tells where: ``{"attempt", "n": 0, "worker", "folder"}``; the others hold an event:
-    ``{"attempt", "n", "event"}``, with `n` counting up. A job that Dask runs again, after its worker was lost, is a new
-    attempt.
+    Every message says where: ``{"attempt", "worker", "folder", "digest", "n"}``. The first, with ``n`` = 0, says no
+    more; the others hold an ``"event"``, with `n` counting up. A job that Dask runs again, after its worker was lost,
+    is a new attempt. One that Dask was asked to cancel is cancelled as on any machine, and keeps what it has.
 
     Parameters
     ----------
@@ -73,6 +80,7 @@ def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
     from distributed import get_worker
 
     worker = get_worker()
+    key = worker.get_current_task()
     attempt = uuid.uuid4().hex
     folder = JobFolder(Path(worker.local_directory) / f"mlbseg-{attempt}")
     _put_files(folder.path, files)
@@ -80,15 +88,33 @@ def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
     previous = None if asked.previous is None else str(folder.path / PREVIOUS)
     asked = asked.model_copy(update={"previous": previous, "threads": worker.state.nthreads})
     write_atomically(folder.request_file, asked.model_dump_json(indent=1))
-    worker.log_event(topic, {"attempt": attempt, "n": 0, "worker": worker.address, "folder": str(folder.path)})
     job = LocalJob(folder)
     job.start(bound=True)
+    where = {
+        "attempt": attempt,
+        "worker": worker.address,
+        "folder": str(folder.path),
+        "digest": digest_of(folder.path),
+    }
+    worker.log_event(topic, {**where, "n": 0})
+    n = 0
     try:
-        for n, event in enumerate(job.events(_LOOK_SECONDS), start=1):
-            worker.log_event(topic, {"attempt": attempt, "n": n, "event": to_json(event)})
+        while not job.state.is_final:
+            for event in job.poll():
+                n += 1
+                worker.log_event(topic, {**where, "n": n, "event": to_json(event)})
+            if job.state is JobState.RUNNING and not _is_wanted(worker, key):
+                job.cancel()
+            time.sleep(_LOOK_SECONDS)
     except BaseException:
         job.kill()
         raise
+
+
+def _is_wanted(worker: Worker, key: Key) -> bool:
+    """Whether Dask has not been asked to cancel a task that runs here."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state != "cancelled"
 
 
 def _put_files(path: Path, files: Mapping[str, bytes]) -> None:
@@ -102,22 +128,40 @@ def _put_files(path: Path, files: Mapping[str, bytes]) -> None:
 # -- what is fetched and told while it runs --------------------------------------------------------------------------
 
 
-def read_slices(folder: str, volume: str, arrays: Sequence[str], slices: Sequence[int]) -> dict[str, np.ndarray]:
-    """Slices of result arrays, (len(slices), ...) each."""
-    results = JobFolder(folder).results(volume)
-    return {name: np.stack([results[name][z] for z in slices]) for name in arrays}
+def array_files(folder: str) -> list[str]:
+    """Names of the files that describe the result arrays."""
+    path = _present(folder)
+    return [file.relative_to(path).as_posix() for file in JobFolder(path).results_path.rglob("zarr.json")]
+
+
+def events_after(folder: str, n: int) -> list[str]:
+    """JSON of the job's events but for the first `n`."""
+    return [to_json(event) for event in JobFolder(_present(folder)).events()[n:]]
 
 
 def read_files(folder: str, names: Sequence[str]) -> dict[str, bytes]:
     """Files of the folder that are there, by name."""
-    return {name: (Path(folder) / name).read_bytes() for name in names if (Path(folder) / name).exists()}
+    path = _present(folder)
+    contents = {}
+    for name in names:
+        with suppress(FileNotFoundError):
+            contents[name] = (path / name).read_bytes()
+    return contents
 
 
 def write_file(folder: str, name: str, text: str) -> None:
     """Write a file into the folder, whole or not at all."""
-    write_atomically(Path(folder) / name, text)
+    write_atomically(_present(folder) / name, text)
 
 
 def forget(folder: str) -> None:
     """Remove the folder: all of it has been fetched."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _present(folder: str) -> Path:
+    """The folder; raises FileNotFoundError if it is gone, so that nobody takes its files for empty ones."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"The folder {folder} of the job is gone.")
+    return path

@@ -146,6 +146,13 @@ class SegmentationSession(KeptVolumes):
         """What runs, a `Round` or a `Check`, or what ran last."""
         return self._run
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether a job runs on a cluster, where it needs no window."""
+        if self._state is SessionState.IDLE or self._run is None:
+            return False
+        return bool(self._run.job.folder.read_request().config.cluster)
+
     def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
         """The frozen task of the next training.
 
@@ -369,11 +376,13 @@ class SegmentationSession(KeptVolumes):
         if stop_job and job is not None and not job.state.is_final:
             job.cancel()
             if isinstance(job, LocalJob):
-                job.kill()
+                if not self.runs_elsewhere:  # there, only the process that is asked to stop can end it
+                    job.kill()
                 end = time.monotonic() + _SECONDS_TO_DIE
                 while not job.state.is_final and time.monotonic() < end:
                     job.poll()
                     time.sleep(0.02)
+                job.kill()
         self._let_go()
         self._shelf.clear()
         self._set_state(SessionState.IDLE)

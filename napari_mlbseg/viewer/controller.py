@@ -329,7 +329,7 @@ class DockController:
         self._disconnect()
         self._notices.close()
         self.study.end()
-        self.session.close()
+        self.session.close(stop_job=not self.session.runs_elsewhere)
         self.comparison.close()
         self.results.close()
 

@@ -52,6 +52,11 @@ class FieldEditor(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.editor)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it needs a row for itself: an address would not fit beside its label."""
+        return self._kind is str
+
     def set_value(self, value: Any) -> None:
         """Show `value`. Emits nothing."""
         editor = self.editor
@@ -145,7 +150,11 @@ class ConfigForm(QWidget):
             editor.changed.connect(self.changed)
             label = QLabel(name.replace("_", " "))
             label.setToolTip(editor.toolTip())
-            form.addRow(label, editor)
+            if editor.is_long:
+                form.addRow(label)
+                form.addRow(editor)
+            else:
+                form.addRow(label, editor)
             self.editors[name] = editor
 
     def set_value(self, config: TrainingConfig) -> None:

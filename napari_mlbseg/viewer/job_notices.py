@@ -9,7 +9,7 @@ from napari.utils.notifications import show_error, show_info
 
 from napari_mlbseg.events import Event, Failed, Progress, is_terminal
 from napari_mlbseg.session import SegmentationSession
-from napari_mlbseg.session.rounds import Check
+from napari_mlbseg.session.rounds import Check, Round
 from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.words import ending
 
@@ -40,6 +40,10 @@ class JobNotices:
     def _begin(self, started: Any = None) -> None:
         self._end()
         self._progress = progress(total=100, desc="MLB-Seg")
+        if isinstance(started, Round) and started.events:
+            where = started.task.config.cluster
+            place = f" on the cluster at {where}" if where else ""
+            show_info(f"MLB-Seg: round {started.number} was found running{place}, and is followed again.")
 
     def _end(self) -> None:
         if self._progress is not None:

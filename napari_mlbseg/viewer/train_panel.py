@@ -35,6 +35,7 @@ class TrainPanel(Panel):
         super().__init__("Train")
         self._controller = controller
         self._session = controller.session
+        self._config = self._session.config  # of what runs, or ran last
         self.editors = {name: FieldEditor(name) for name in _UP_FRONT}
         self.given_rows = QWidget()
         self._given_form = QFormLayout(self.given_rows)
@@ -57,7 +58,7 @@ class TrainPanel(Panel):
         self._on_config_changed(self._session.config)
         self._on_layers_changed()
         self._on_state_changed(self._session.state)
-        for widget in (self.stage, self.bar, self.device):
+        for widget in (self.stage, self.bar):
             widget.hide()
 
     def _lay_out(self) -> None:
@@ -135,6 +136,8 @@ class TrainPanel(Panel):
         for name, editor in self.editors.items():
             editor.set_value(getattr(config, name))
         self.form.set_value(config)
+        if self._session.state is SessionState.IDLE:
+            self.device.setText(words.place(config))
         self.given_rows.setVisible(config.initial_labels == "given")
 
     def _on_state_changed(self, state: SessionState) -> None:
@@ -144,7 +147,8 @@ class TrainPanel(Panel):
     def _on_started(self, started: Round | None = None) -> None:
         self.bar.setRange(0, 0)  # busy, until the worker says how far it is
         self.stage.setText("Starting…")
-        self.device.hide()  # not known yet: it would leave a gap
+        self._config = started.task.config if started is not None else self._session.config
+        self.device.setText(words.place(self._config))
         self.stage.show()
         self.bar.show()
         for event in started.events if started is not None else ():  # of a round that was found running
@@ -152,8 +156,7 @@ class TrainPanel(Panel):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Metrics) and "device" in event.values:  # it is chosen when torch has been loaded
-            self.device.setText(f"On {event.values['device']}")
-            self.device.show()
+            self.device.setText(words.device(str(event.values["device"]), self._config.cluster))
         elif isinstance(event, Progress):
             self.bar.setRange(0, 1000 if event.fraction else 0)  # at 0, as at the start: busy
             self.bar.setValue(round(1000 * event.fraction))

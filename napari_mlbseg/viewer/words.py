@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 
-__all__ = ["clock", "ending", "size", "stage", "unit"]
+__all__ = ["clock", "device", "ending", "place", "size", "stage", "unit"]
 
 
 def clock(seconds: float) -> str:
@@ -27,6 +28,18 @@ def size(n_bytes: int) -> str:
     if amount >= 1000:
         amount, unit = amount / 1e3, "GB"
     return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
+
+
+def place(config: TrainingConfig) -> str:
+    """Where a training will compute."""
+    if config.cluster:
+        return f"Computes on the cluster at {config.cluster}."
+    return "Computes on this machine" + (f" ({config.device.upper()})." if config.device != "auto" else ".")
+
+
+def device(name: str, cluster: str) -> str:
+    """Where a training computes, once its device is known; `cluster` is an address or empty."""
+    return f"On {name}" + (f", at {cluster}" if cluster else "")
 
 
 def stage(event: Progress, n_clean: int) -> str:

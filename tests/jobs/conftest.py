@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+
+if TYPE_CHECKING:
+    from .dask_cluster import Cluster
 
 STUB = """
 import json, os, psutil, signal, sys, time
@@ -84,7 +88,21 @@ def folder(task: SegmentationTask, tmp_path: Path) -> JobFolder:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def package_path() -> dict[str, str]:
     """Environment in which a process of the test finds the package."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory, package_path: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster of one worker, which tests leave as they found it."""
+    pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    from .dask_cluster import Cluster, environment_of
+
+    made = Cluster(tmp_path_factory.mktemp("cluster"), environment_of(package_path))
+    try:
+        made.add_worker()
+        yield made
+    finally:
+        made.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,8 @@ import psutil
 import pytest
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Progress, Started, is_terminal
+from napari_mlbseg.events import Cancelled, Failed, Losses, Preview, Progress, Started
 from napari_mlbseg.jobs import local
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import resolve_task
 
@@ -53,21 +51,6 @@ def started(job: LocalJob) -> LocalJob:
     return job
 
 
-def test_a_job_that_finishes(stub_worker, new_job):
-    stub_worker(FINISH)
-    job = new_job()
-    assert job.state is JobState.CREATED
-    assert job.poll() == []
-    job.start()
-    assert job.state is JobState.RUNNING
-    events = list(job.events(0.02))
-    assert isinstance(events[0], Started)
-    assert [event for event in events if is_terminal(event)] == [events[-1]]
-    assert isinstance(events[-1], Finished)
-    assert job.state is JobState.FINISHED
-    assert job.poll() == []
-
-
 def test_a_job_starts_once(stub_worker, new_job):
     stub_worker(FINISH)
     job = new_job()
@@ -76,80 +59,12 @@ def test_a_job_starts_once(stub_worker, new_job):
         job.start()
 
 
-def test_a_worker_that_died_in_the_middle_of_a_word_is_explained_all_the_same(stub_worker, new_job):
-    stub_worker("folder.events_file.open('ab', buffering=0).write(b'{\"type\": \"prog')\nos._exit(3)")
-    job = new_job()
-    job.start()
-    events = list(job.events(0.02))
-    assert isinstance(events[-1], Failed)
-    assert job.folder.events() == events
-
-
-@no_windows
-def test_a_killed_worker_is_explained_exactly_once(stub_worker, new_job):
-    stub_worker("print('so far so good', flush=True)\n" + WAIT)
-    job = started(new_job())
-    until(lambda: "so far" in job.folder.log_tail())
-    os.kill(job.pid, signal.SIGKILL)
-    death = list(job.events(0.02))[-1]
-    assert isinstance(death, Failed)
-    assert "signal 9" in death.message
-    assert "Train to try again" in death.advice
-    assert death.returncode == -9
-    assert "so far so good" in death.log_tail
-    assert job.state is JobState.FAILED
-    for _ in range(3):
-        assert job.poll() == []
-    assert len(terminal(job)) == 1
-    assert job.folder.events()[-1] == death, "who comes later reads it too"
-
-
-def test_a_worker_that_ends_without_a_last_word_is_explained(stub_worker, new_job):
-    stub_worker("raise SystemExit('no such thing')")
-    job = new_job()
-    job.start()
-    death = list(job.events(0.02))[-1]
-    assert isinstance(death, Failed)
-    assert "exit code 1" in death.message
-    assert "no such thing" in death.message
-
-
-def test_a_worker_is_asked_to_stop_and_keeps_what_it_has(stub_worker, new_job):
-    stub_worker(OBEY)
-    job = started(new_job())
-    job.cancel()
-    assert job.state is JobState.CANCELLING
-    assert list(job.events(0.02))[-1] == Cancelled(steps=2)
-    assert job.state is JobState.CANCELLED
-
-
-def test_what_was_finished_before_the_cancel_is_finished(stub_worker, new_job):
-    stub_worker(FINISH)
-    job = started(new_job())
-    until(lambda: len(terminal(job)) == 1)
-    job.cancel()
-    assert isinstance(list(job.events(0.02))[-1], Finished)
-    assert job.state is JobState.FINISHED
-
-
 def test_a_cancel_of_an_earlier_run_does_not_stop_this_one(stub_worker, new_job):
     stub_worker(FINISH)
     job = new_job()
     job.folder.cancel_file.touch()
     job.start()
     assert not job.folder.cancel_file.exists()
-
-
-def test_a_worker_that_does_not_answer_is_ended(stub_worker, new_job, monkeypatch):
-    monkeypatch.setattr(local, "_GRACE_SECONDS", 0.2)
-    stub_worker(WAIT)
-    job = started(new_job())
-    worker = psutil.Process(job.pid)
-    job.cancel()
-    assert isinstance(list(job.events(0.02))[-1], Cancelled)
-    assert job.state is JobState.CANCELLED
-    until(lambda: not worker.is_running())
-    assert len(terminal(job)) == 1
 
 
 @no_windows
@@ -173,32 +88,6 @@ def test_the_workers_own_children_are_ended_with_it(stub_worker, new_job):
     job.kill()
     list(job.events(0.02))
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-def test_who_attaches_reads_from_the_start_and_knows_the_worker(stub_worker, new_job):
-    stub_worker(OBEY)
-    job = started(new_job())
-    until(job.folder.heartbeat_file.exists)
-    other = LocalJob.attach(job.folder.path)
-    assert other.state is JobState.RUNNING
-    assert other.pid == job.pid
-    assert isinstance(other.poll()[0], Started)
-    other.cancel()
-    assert isinstance(list(other.events(0.02))[-1], Cancelled)
-    assert isinstance(list(job.events(0.02))[-1], Cancelled)
-    assert len(terminal(job)) == 1
-
-
-def test_who_attaches_to_a_job_that_ended_reads_how(stub_worker, new_job):
-    stub_worker(FINISH)
-    job = new_job()
-    job.start()
-    events = list(job.events(0.02))
-    job._popen.wait()
-    other = LocalJob.attach(job.folder.path)
-    assert other.pid is None
-    assert other.poll() == events
-    assert other.state is JobState.FINISHED
 
 
 @no_windows
@@ -256,23 +145,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_starts(task
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         LocalJob.create(tmp_path / "file" / "job", task)
-
-
-@pytest.mark.slow
-def test_the_real_worker_trains(new_job, task, tmp_path):
-    config = task.config.updated(device="cpu", time_budget=None, steps=2, bootstrap_steps=2, n_views_predict=2)
-    job = LocalJob.create(tmp_path / "real", type(task)(task.volumes, task.class_values, config), threads=1)
-    job.start()
-    events = list(job.events(0.05))
-    assert isinstance(events[-1], Finished), events[-1]
-    assert isinstance(events[0], Started)
-    assert sum(is_terminal(event) for event in events) == 1
-    assert any(isinstance(event, Preview) for event in events)
-    results = job.folder.results("heart")
-    assert set(results["pseudo_labels"][:].flat) <= {0, 3}
-    assert abs(results["probability"][:].sum(1) - 1).max() < 0.01
-    assert results["weight_initial"][:].max() > 0
-    assert job.folder.model_file.exists()
 
 
 @pytest.mark.slow
