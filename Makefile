@@ -5,6 +5,8 @@ BIN := $(VENV)/Scripts
 else
 BIN := $(VENV)/bin
 endif
+# More at a time would starve the jobs that tests start, which have to answer in time.
+TESTS_AT_ONCE ?= 2
 STAMP := $(VENV)/.napari-mlbseg-installed
 
 .PHONY: help install demo test lint docs bench
@@ -25,8 +27,8 @@ demo: install  ## Train on a generated phantom in napari; without a display, lea
 
 test: install  ## Check the import rules, then run the tests, fast ones first
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not gui and not real_data"
-	$(BIN)/python -m pytest -m "slow or gui or real_data"
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile -m "not slow and not gui and not real_data"
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile -m "slow or gui or real_data"
 
 lint: install  ## Check style, types and import rules
 	$(BIN)/ruff check .

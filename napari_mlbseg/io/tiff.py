@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +233,11 @@ def _lazy(path: Path, series: tifffile.TiffPageSeries) -> Any:
         return tifffile.memmap(path, series=0, mode="r")
     import zarr
 
-    array = zarr.open(tifffile.imread(path, aszarr=True, series=0), mode="r")
+    store = tifffile.imread(path, aszarr=True, series=0)
+    array = zarr.open(store, mode="r")
     if isinstance(array, zarr.Group):  # the first of several levels is the whole image
         array = array["0"]
+    weakref.finalize(array, store.close)
     return ArrayView(array)
 
 

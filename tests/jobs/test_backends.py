@@ -54,7 +54,7 @@ folder.model_info_file.write_text("{}")
 RUN_OUT_OF_MEMORY = """
 from napari_mlbseg.jobs import worker
 asked = []
-def attempt(folder, request, task, start):
+def attempt(folder, request, task, start, followers):
     asked.append(task.config.batch_size)
     if len(asked) == 1:
         raise MemoryError
