@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import queue
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -55,6 +56,7 @@ _LOOK_SECONDS = 0.1
 _CHECK_SECONDS = 0.5  # between two looks at what the person wants and what Dask says of the job
 _ANSWER_SECONDS = 3.0  # that the other machine has to answer a cancel
 _ATTEMPTS = 3
+_ATTEMPT = "cluster_attempt"  # in the metrics that begin one
 
 _LOOK_AT_THE_LOG = "The logs of the scheduler and of its workers say more. What you painted is safe."
 _LOST_WORKER = "The cluster's worker was lost: starting again on another one"
@@ -94,7 +96,7 @@ class _Relay:
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._future: distributed.Future | None = None
         self._topic, self._key, self._tries = self._recall()
-        self._told = self._find_what_was_told() if self._key else frozenset[str]()
+        self._told_attempt, self._told = self._find_what_was_told()
         self._attempt, self._last, self._old = "", 0, set[str]()  # the attempt that is on, and its events so far
         self._there: WorkerFolder | None = None  # of that attempt
         self._is_behind = False  # events were missed, or could not be followed up
@@ -142,10 +144,17 @@ class _Relay:
         except (OSError, ValueError, KeyError):
             return f"napari-mlbseg-{remote.digest_of(self._folder.path)[:12]}-{time.time_ns()}", "", 0
 
-    def _find_what_was_told(self) -> frozenset[str]:
-        """JSON of what an earlier process passed on; its last word is taken back, since the job goes on."""
-        self._folder.withdraw_last_word()
-        return frozenset(to_json(event) for event in self._folder.events())
+    def _find_what_was_told(self) -> tuple[str, Counter[str]]:
+        """Attempt that an earlier process followed, and JSON of its events; the last word is taken back."""
+        told, attempt = Counter[str](), ""
+        if self._key:
+            self._folder.withdraw_last_word()
+            for event in self._folder.events():
+                entered = str(event.values.get(_ATTEMPT, "")) if isinstance(event, Metrics) else ""
+                if entered and entered != attempt:
+                    told, attempt = Counter(), entered
+                told[to_json(event)] += 1
+        return attempt, told
 
     def _listen(self) -> None:
         """Hear of the job from now on and, if it was submitted before, of what it said meanwhile."""
@@ -209,13 +218,17 @@ class _Relay:
         self._attempt, self._last, self._is_behind = message["attempt"], 0, False
         self._there = WorkerFolder(self._client, message["worker"], message["folder"], message["digest"])
         self._focus, self._said = None, ""
-        yield Metrics(values={"cluster": self._address, "cluster_worker": message["worker"]})
+        if self._attempt != self._told_attempt:
+            self._told.clear()
+        where = {"cluster": self._address, "cluster_worker": message["worker"], _ATTEMPT: self._attempt}
+        yield Metrics(values=where)
 
     def _follow_up(self, text: str) -> Iterator[Event]:
         """The next event of the attempt, after what belongs to it was brought here; raises UnreachableError."""
         assert self._there is not None  # whoever has an attempt knows its place
         event = from_json(text)
-        if to_json(event) in self._told:
+        if self._told[to_json(event)]:
+            self._told[to_json(event)] -= 1
             self._last += 1
             return
         if isinstance(event, Preview):
