@@ -3,9 +3,10 @@
     python -m benchmarks.cluster --out DIR
 
 A scheduler and workers of one thread each are started as processes of their own. The overhead is that of a training of
-so many steps, one thread, on this machine and on the cluster in turn: seconds from its start to its last word. The
-study is ``napari-mlbseg predict`` of phantoms on one worker and on two: seconds of the whole command. Two workers on
-two cores need a machine that does nothing else.
+so many steps, one thread, on this machine and on the cluster in turn: seconds from its start to its last word, and
+seconds of processor time of all processes together, which other programs on the machine disturb less. The study is
+``napari-mlbseg predict`` of phantoms on one worker and on two: seconds of the whole command. Two workers on two cores
+need a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import tifffile
 
 from benchmarks.runs import limits
@@ -44,14 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure both, and print them as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", default="150+30", help="bootstrap and weighted steps of the training")
-    parser.add_argument("--repeats", type=int, default=3, help="trainings here and there")
-    parser.add_argument("--volumes", type=int, default=8, help="phantoms to predict")
+    parser.add_argument("--repeats", type=int, default=3, help="trainings here and there; 1 at least")
+    parser.add_argument("--volumes", type=int, default=8, help="phantoms to predict; none without")
     parser.add_argument("--out", type=Path, default=Path("bench-output/cluster"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         figures = _overhead(Path(scratch), options.steps, options.repeats)
-        figures |= _study(Path(scratch), options.volumes)
+        if options.volumes:
+            figures |= _study(Path(scratch), options.volumes)
     (options.out / "cluster.json").write_text(json.dumps(figures, indent=1))
     table = markdown(["", "figure"], [[name, f"{value:.3g}"] for name, value in figures.items()])
     (options.out / "table.md").write_text(table)
@@ -59,19 +62,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _overhead(path: Path, steps: str, repeats: int) -> dict[str, float]:
-    """Median seconds of a training here and on a cluster of one worker."""
-    here, there = list[float](), list[float]()
+    """Median seconds of a training here and on a cluster of one worker, the first there left out: it warms it up."""
+    here, there = list[tuple[float, float]](), list[tuple[float, float]]()
     with _cluster(path, 1) as address:
+        _cost(path / "first", _task("1+1", address))
         for repeat in range(repeats):
-            here.append(_seconds(path / f"here{repeat}", _task(steps, "")))
-            there.append(_seconds(path / f"there{repeat}", _task(steps, address)))
-            print(f"here {here[-1]:.1f} s, on the cluster {there[-1]:.1f} s", flush=True)
-    medians = statistics.median(here), statistics.median(there)
-    return {
-        "training here (s)": medians[0],
-        "training on the cluster (s)": medians[1],
-        "overhead of the cluster (%)": 100 * (medians[1] / medians[0] - 1),
-    }
+            here.append(_cost(path / f"here{repeat}", _task(steps, "")))
+            there.append(_cost(path / f"there{repeat}", _task(steps, address)))
+            print("here {:.1f} s, {:.1f} s of processor time;".format(*here[-1]), end=" ")
+            print("on the cluster {:.1f} s, {:.1f} s".format(*there[-1]), flush=True)
+    figures = {}
+    for number, what in enumerate(("", ", processor time")):
+        near, far = (statistics.median(costs[number] for costs in place) for place in (here, there))
+        figures |= {
+            f"training here (s{what})": near,
+            f"training on the cluster (s{what})": far,
+            f"overhead of the cluster (s{what})": far - near,
+            f"overhead of the cluster (%{what})": 100 * (far / near - 1),
+        }
+    return figures
 
 
 def _study(path: Path, n_volumes: int) -> dict[str, float]:
@@ -117,15 +126,30 @@ def _task(steps: str, address: str) -> SegmentationTask:
     return resolve_task([volume], config)
 
 
-def _seconds(path: Path, task: SegmentationTask) -> float:
-    """Seconds of a job on one thread."""
+def _cost(path: Path, task: SegmentationTask) -> tuple[float, float]:
+    """Seconds of a job on one thread, and processor time of all processes in seconds."""
     job = LocalJob.create(path, task, threads=1)
-    began = time.monotonic()
+    began, used, others = time.monotonic(), _processor_seconds(), _n_processes()
     job.start()
     last = list(job.events(0.02))[-1]
     if isinstance(last, Failed):
         raise SystemExit(f"{last.message} {last.advice}")
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    while _n_processes() > others:  # once its own have ended, here and there, they can be counted
+        time.sleep(0.1)
+    return seconds, _processor_seconds() - used
+
+
+def _n_processes() -> int:
+    return len(psutil.Process().children(recursive=True))
+
+
+def _processor_seconds() -> float:
+    """Of the processes that this one started, and theirs."""
+    times = [child.cpu_times() for child in psutil.Process().children()]
+    ended = os.times()
+    running = sum(each.user + each.system + each.children_user + each.children_system for each in times)
+    return ended.children_user + ended.children_system + running
 
 
 @contextmanager

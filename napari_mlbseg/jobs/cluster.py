@@ -30,17 +30,24 @@ from napari_mlbseg.events import (
     Cancelled,
     Event,
     Failed,
-    Metrics,
     Preview,
     Progress,
     Stage,
     from_json,
     is_terminal,
-    to_json,
 )
 from napari_mlbseg.jobs import remote
-from napari_mlbseg.jobs.cluster_connection import UnreachableError, check_versions, connect, facts_of, leave, task_state
-from napari_mlbseg.jobs.folder import JobFolder, Request, write_atomically
+from napari_mlbseg.jobs.cluster_connection import (
+    UnreachableError,
+    ask,
+    check_versions,
+    connect,
+    facts_of,
+    leave,
+    task_state,
+)
+from napari_mlbseg.jobs.cluster_note import ClusterNote, Told, attempt_began
+from napari_mlbseg.jobs.folder import JobFolder, Request
 from napari_mlbseg.jobs.sending import MODEL_FILES, pack
 from napari_mlbseg.jobs.worker_folder import WorkerFolder
 from napari_mlbseg.task import SegmentationTask
@@ -49,6 +56,7 @@ __all__ = ["relay"]
 
 _LOST_SECONDS = 30.0  # without the scheduler until the job is given up
 _RETRY_SECONDS = 3.0  # that one try to reach it again may take
+_SEND_SECONDS = 900.0  # that the inputs may be on their way
 _SILENT_SECONDS = 15.0  # that the last words of a job may be on their way after Dask called it done
 _QUIET_SECONDS = 3.0  # without news until the scheduler is asked what it is doing with the job
 _LOOK_SECONDS = 0.1
@@ -93,8 +101,7 @@ class _Relay:
         self._address = request.config.cluster
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._future: distributed.Future | None = None
-        self._topic, self._key, self._tries = self._recall()
-        self._told = self._find_what_was_told() if self._key else frozenset[str]()
+        self._note, self._told = ClusterNote.of(folder), Told(folder)
         self._attempt, self._last, self._old = "", 0, set[str]()  # the attempt that is on, and its events so far
         self._there: WorkerFolder | None = None  # of that attempt
         self._is_behind = False  # events were missed, or could not be followed up
@@ -107,7 +114,6 @@ class _Relay:
 
     def events(self) -> Iterator[Event]:
         """Every event up to the terminal one."""
-        self._listen()
         for event in self._stream():
             yield event
             if is_terminal(event):
@@ -121,6 +127,10 @@ class _Relay:
         leave(self._client)
 
     def _stream(self) -> Iterator[Event]:
+        try:
+            self._listen()
+        except UnreachableError:
+            self._is_lost = True
         next_check = 0.0
         while True:
             if time.monotonic() >= next_check:
@@ -134,26 +144,14 @@ class _Relay:
 
     # -- beginning, and finding again ------------------------------------------------------------------------------
 
-    def _recall(self) -> tuple[str, str, int]:
-        """Topic and key of the job, and how often it was submitted; it may have been by an earlier process."""
-        try:
-            note = json.loads(self._folder.cluster_file.read_text(encoding="utf-8"))
-            return str(note["topic"]), str(note["key"]), int(note["tries"])
-        except (OSError, ValueError, KeyError):
-            return f"napari-mlbseg-{remote.digest_of(self._folder.path)[:12]}-{time.time_ns()}", "", 0
-
-    def _find_what_was_told(self) -> frozenset[str]:
-        """JSON of what an earlier process passed on; its last word is taken back, since the job goes on."""
-        self._folder.withdraw_last_word()
-        return frozenset(to_json(event) for event in self._folder.events())
-
     def _listen(self) -> None:
         """Hear of the job from now on and, if it was submitted before, of what it said meanwhile."""
-        self._client.subscribe_topic(self._topic, lambda entry: self._news.put(entry[1]))
-        if not self._key:
+        topic, key = self._note.topic, self._note.key
+        ask(lambda: self._client.subscribe_topic(topic, lambda entry: self._news.put(entry[1])))
+        if not key:
             return
-        self._future = distributed.Future(self._key, client=self._client)
-        missed = [message for _, message in self._client.get_events(self._topic)]
+        self._future = distributed.Future(key, client=self._client)
+        missed = [message for _, message in ask(lambda: self._client.get_events(topic))]
         for message in missed:  # of attempts that were lost, nothing is of use any more
             if message["attempt"] == missed[-1]["attempt"]:
                 self._news.put(message)
@@ -166,21 +164,18 @@ class _Relay:
             yield from self._say("Waiting: the cluster has no worker yet.")
             return
         check_versions(self._client, self._address)
-        self._tries += 1
-        self._key = f"{self._topic}-{self._tries}"
+        note = self._note.next_try()
         request, files = pack(self._client, self._folder, self._request)
-        self._future = self._client.submit(
-            remote.run_here,
-            request,
-            self._client.scatter(files, hash=False) if files else {},
-            self._topic,
-            key=self._key,
-            pure=False,
-            resources={"GPU": 1} if facts.has_gpu else None,
+        sent = ask(lambda: self._client.scatter(files, hash=False), _SEND_SECONDS) if files else {}
+        resources = {"GPU": 1} if facts.has_gpu else None
+        self._future = ask(
+            lambda: self._client.submit(
+                remote.run_here, request, sent, note.topic, key=note.key, pure=False, resources=resources
+            )
         )
         distributed.fire_and_forget(self._future)  # it goes on if this process ends
-        note = {"key": self._key, "topic": self._topic, "tries": self._tries}
-        write_atomically(self._folder.cluster_file, json.dumps(note))
+        note.write(self._folder)
+        self._note = note
         self._heard_at = time.monotonic()
 
     # -- what comes ------------------------------------------------------------------------------------------------
@@ -209,13 +204,14 @@ class _Relay:
         self._attempt, self._last, self._is_behind = message["attempt"], 0, False
         self._there = WorkerFolder(self._client, message["worker"], message["folder"], message["digest"])
         self._focus, self._said = None, ""
-        yield Metrics(values={"cluster": self._address, "cluster_worker": message["worker"]})
+        self._told.enter(self._attempt)
+        yield attempt_began(self._address, message["worker"], self._attempt)
 
     def _follow_up(self, text: str) -> Iterator[Event]:
         """The next event of the attempt, after what belongs to it was brought here; raises UnreachableError."""
         assert self._there is not None  # whoever has an attempt knows its place
         event = from_json(text)
-        if to_json(event) in self._told:
+        if self._told.take(event):
             self._last += 1
             return
         if isinstance(event, Preview):
@@ -263,7 +259,7 @@ class _Relay:
             yield from self._give_up_or_begin_again()
         elif status in ("cancelled", "lost"):  # by Dask, or only forgotten by this client while it was cut off
             self._listen()
-            yield from self._explain_silence(task_state(self._client, self._key))
+            yield from self._explain_silence(task_state(self._client, self._note.key))
         elif status == "finished":
             self._done_since = self._done_since or now
             self._is_behind = bool(self._attempt)  # its last words are over there, if they do not come
@@ -272,7 +268,7 @@ class _Relay:
         elif now - self._heard_at > _QUIET_SECONDS:
             self._done_since = 0.0
             self._heard_at = now
-            yield from self._explain_silence(task_state(self._client, self._key))
+            yield from self._explain_silence(task_state(self._client, self._note.key))
 
     def _explain_silence(self, state: str | None) -> Iterator[Event]:
         """Say why nothing comes, where that is known."""
@@ -347,7 +343,7 @@ class _Relay:
 
     def _begin_again(self) -> Iterator[Event]:
         """Dask no longer knows the job: submit it anew, unless that was done often enough."""
-        if self._tries >= _ATTEMPTS:
+        if self._note.tries >= _ATTEMPTS:
             yield _DEADLY
             return
         if self._attempt:

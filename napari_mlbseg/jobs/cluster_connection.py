@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import distributed
@@ -19,6 +19,7 @@ from napari_mlbseg.jobs import remote
 __all__ = [
     "ClusterFacts",
     "UnreachableError",
+    "ask",
     "call",
     "check_versions",
     "connect",
@@ -28,11 +29,11 @@ __all__ = [
     "task_state",
 ]
 
+_Answer = TypeVar("_Answer")
+
 _CONNECT_SECONDS = 10.0
 _HANDSHAKE_SECONDS = 1.0  # after the connection
-#: That the other end may take for an answer: one that hangs must not hang this one too. (`Client.run` hands this limit
-#: to `Client.sync`, as all that it does not know.)
-_CALL_SECONDS = 10.0
+_CALL_SECONDS = 10.0  # that the other end may take for an answer; one that hangs must not hang this one too
 
 #: What Dask raises where the scheduler or the worker that was asked is gone, or does not answer in time.
 _SILENCES = (OSError, TimeoutError, KeyError, ValueError, RuntimeError)
@@ -69,10 +70,7 @@ def look_at(address: str) -> ClusterFacts:
 
 def facts_of(client: distributed.Client) -> ClusterFacts:
     """What the cluster of a client has; raises UnreachableError."""
-    try:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    except _SILENCES as error:
-        raise UnreachableError from error
+    workers = ask(lambda: client.scheduler_info(n_workers=-1))["workers"].values()
     return ClusterFacts(len(workers), any("GPU" in worker.get("resources", {}) for worker in workers))
 
 
@@ -93,26 +91,6 @@ def connect(address: str, seconds: float | None = None) -> distributed.Client:
         )
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(_no_answer(address, error)) from None
-
-
-def _within(seconds: float, make: Callable[[], distributed.Client]) -> distributed.Client:
-    """What `make` returns; raises TimeoutError if that takes longer: Dask waits for ever for a scheduler that hangs."""
-    answer: queue.SimpleQueue[distributed.Client | BaseException] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(make())
-        except BaseException as error:
-            answer.put(error)
-
-    threading.Thread(target=run, name="mlbseg-connect", daemon=True).start()
-    try:
-        made = answer.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError("it hangs") from None
-    if isinstance(made, BaseException):
-        raise made
-    return made
 
 
 def _no_answer(address: str, error: BaseException) -> str:
@@ -157,7 +135,7 @@ def check_versions(client: distributed.Client, address: str) -> None:
     UnreachableError
     """
     try:
-        versions = set(client.run(remote.version, callback_timeout=_CALL_SECONDS).values())
+        versions = set(_within(_CALL_SECONDS, lambda: client.run(remote.version)).values())
     except (OSError, TimeoutError) as error:
         raise UnreachableError from error
     except Exception as error:  # an import that fails over there comes back as whatever it was
@@ -174,15 +152,37 @@ def check_versions(client: distributed.Client, address: str) -> None:
 
 def call(client: distributed.Client, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """What `function` returns on a Dask worker; raises UnreachableError."""
-    try:
-        return client.run(function, *arguments, workers=[worker], callback_timeout=_CALL_SECONDS)[worker]
-    except _SILENCES as error:
-        raise UnreachableError from error
+    return ask(lambda: client.run(function, *arguments, workers=[worker])[worker])
 
 
 def task_state(client: distributed.Client, key: str) -> str | None:
     """What the scheduler does with a task, in its own words; None if it does not know it. Raises UnreachableError."""
+    return ask(lambda: client.sync(client.scheduler.get_task_status, keys=[key]))[key]
+
+
+def ask(question: Callable[[], _Answer], seconds: float | None = None) -> _Answer:
+    """What Dask answers within so many seconds; raises UnreachableError."""
     try:
-        return client.sync(client.scheduler.get_task_status, keys=[key], callback_timeout=_CALL_SECONDS)[key]
+        return _within(_CALL_SECONDS if seconds is None else seconds, question)
     except _SILENCES as error:
         raise UnreachableError from error
+
+
+def _within(seconds: float, question: Callable[[], _Answer]) -> _Answer:
+    """The answer to a question; raises TimeoutError where Dask would wait for ever, for a scheduler that hangs."""
+    answers: queue.SimpleQueue[tuple[_Answer | None, BaseException | None]] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            answers.put((question(), None))
+        except BaseException as error:  # it belongs to whoever asked
+            answers.put((None, error))
+
+    threading.Thread(target=wait, name="mlbseg-ask", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("it does not answer") from None
+    if error is not None:
+        raise error
+    return cast("_Answer", answer)

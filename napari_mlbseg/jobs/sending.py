@@ -7,6 +7,7 @@ from pathlib import Path
 import distributed
 
 from napari_mlbseg.jobs import remote
+from napari_mlbseg.jobs.cluster_connection import ask
 from napari_mlbseg.jobs.folder import JobFolder, Request
 from napari_mlbseg.jobs.inputs import ArrayReference
 
@@ -20,8 +21,10 @@ def pack(client: distributed.Client, folder: JobFolder, request: Request) -> tup
     """JSON of the request as a worker needs it, and the content of files by their path in the worker's folder.
 
     Inputs are read from where they lie if all workers can open the job's folder; otherwise they are sent along.
+    Raises UnreachableError, and OSError if an input cannot be read here.
     """
-    seen = client.run(remote.sees, str(folder.path), remote.digest_of(folder.path))
+    digest = remote.digest_of(folder.path)
+    seen = ask(lambda: client.run(remote.sees, str(folder.path), digest))
     is_shared = bool(seen) and all(seen.values())
     files: dict[str, bytes] = {}
     volumes = tuple(
