@@ -129,7 +129,8 @@ def _task(steps: str, address: str) -> SegmentationTask:
 def _cost(path: Path, task: SegmentationTask) -> tuple[float, float]:
     """Seconds of a job on one thread, and processor time of all processes in seconds."""
     job = LocalJob.create(path, task, threads=1)
-    began, used, others = time.monotonic(), _processor_seconds(), _n_processes()
+    is_far = bool(task.config.cluster)
+    began, used, others = time.monotonic(), _processor_seconds(is_far), _n_processes()
     job.start()
     last = list(job.events(0.02))[-1]
     if isinstance(last, Failed):
@@ -137,16 +138,19 @@ def _cost(path: Path, task: SegmentationTask) -> tuple[float, float]:
     seconds = time.monotonic() - began
     while _n_processes() > others:  # once its own have ended, here and there, they can be counted
         time.sleep(0.1)
-    return seconds, _processor_seconds() - used
+    return seconds, _processor_seconds(is_far) - used
 
 
 def _n_processes() -> int:
     return len(psutil.Process().children(recursive=True))
 
 
-def _processor_seconds() -> float:
-    """Of the processes that this one started, and theirs."""
-    times = [child.cpu_times() for child in psutil.Process().children()]
+def _processor_seconds(with_cluster: bool) -> float:
+    """Of the processes that this one started and that have ended; with those of the cluster, and of what these started.
+
+    The scheduler and the worker need some even while they have nothing to do: that belongs to a job there, not here.
+    """
+    times = [child.cpu_times() for child in psutil.Process().children()] if with_cluster else []
     ended = os.times()
     running = sum(each.user + each.system + each.children_user + each.children_system for each in times)
     return ended.children_user + ended.children_system + running

@@ -276,11 +276,11 @@ class _Relay:
             if self._attempt:
                 yield from self._catch_up()
             yield from self._begin_again()
-        elif state == "no-worker" and self._attempt:
+        elif self._attempt and state not in ("processing", "memory", "erred"):  # it waits to be run again
             self._old.add(self._attempt)
             self._attempt = ""
             yield from self._say(f"{_LOST_WORKER}, once there is one.")
-        elif state == "no-worker":
+        elif not self._attempt and (state == "no-worker" or not facts_of(self._client).n_workers):
             yield from self._say("Waiting: the cluster has no worker for the job.")
         elif not self._attempt:
             yield from self._say("Waiting: the cluster's workers are busy.")

@@ -77,7 +77,7 @@ def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
         Files of the folder by their relative paths: what this machine cannot open elsewhere.
     topic : str
     """
-    from distributed import get_worker
+    from distributed import Status, get_worker
 
     worker = get_worker()
     key = worker.get_current_task()
@@ -103,7 +103,9 @@ def run_here(request: str, files: Mapping[str, bytes], topic: str) -> None:
             for event in job.poll():
                 n += 1
                 worker.log_event(topic, {**where, "n": n, "event": to_json(event)})
-            if job.state is JobState.RUNNING and not _is_wanted(worker, key):
+            if worker.status in (Status.closing, Status.closed):  # it takes no more words: another one has the job
+                raise RuntimeError("The Dask worker is closing.")
+            elif job.state is JobState.RUNNING and not _is_wanted(worker, key):
                 job.cancel()
             time.sleep(_LOOK_SECONDS)
     except BaseException:

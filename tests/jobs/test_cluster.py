@@ -312,6 +312,20 @@ def test_a_worker_killed_in_any_phase_is_replaced(make_cluster, make_job, impati
     assert (np.asarray(job.folder.results("heart")["initial_labels"][:]) == 5).all()
 
 
+def test_a_worker_that_is_ended_ends_its_job_which_waits_for_another(make_cluster, make_job, impatient):
+    dask = make_cluster(1)
+    follower = Follower(make_job(dask.address).folder)
+    follower.until_in("start")
+    (process,) = psutil.Process(dask.workers[0].pid).children()
+    dask.workers[0].send_signal(signal.SIGINT)
+    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10)
+    assert dask.workers[0].wait(10) is not None
+    follower.until(lambda event: "another one, once there is one" in getattr(event, "message", ""))
+    open_gates(dask, *PHASES, "prepare")
+    dask.add_worker()
+    assert isinstance(follower.to_the_end(), Finished)
+
+
 def kill(dask: Cluster) -> None:
     """Kill the worker that has the job, and what it started: the real thing ends by itself, see below."""
     victim = dask.busy()
