@@ -18,6 +18,10 @@ from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 __all__ = ["ArrayReference", "share_fetched", "store_array", "store_slices"]
 
 
+_MANY = 64  # slices
+_NOT_LARGE = 2**28  # bytes
+
+
 class ArrayReference(BaseModel):
     """Where an input array lies: a ``.npy`` file (memory-mapped) or a zarr array; relative to the job folder.
 
@@ -79,7 +83,18 @@ def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -
 
 
 def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int]) -> ArrayReference:
-    """Keep some slices of an array as zarr, one chunk a slice; the others read as zero. See `store_array`."""
+    """Keep some slices of an array; the others read as zero. See `store_array`.
+
+    A few become zarr, one chunk a slice. Many of an array that is not large become one ``.npy``: else a window that
+    waits for it would wait for thousands of files.
+    """
+    slices = list(slices)
+    if len(slices) > _MANY and int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize <= _NOT_LARGE:
+        kept = np.zeros(array.shape, dtype=array.dtype)
+        for z in slices:
+            kept[z] = array[z]
+        np.save(folder / f"{stem}.npy", kept, allow_pickle=False)
+        return ArrayReference(format="npy", path=f"{stem}.npy")
     target = create_array(folder / f"{stem}.zarr", tuple(array.shape), (1, *array.shape[1:]), np.dtype(array.dtype))
     for z in slices:
         target[z] = np.asarray(array[z])

@@ -257,3 +257,16 @@ def test_writing_atomically_leaves_no_temporary_file(tmp_path):
     write_atomically(tmp_path / "x", "two")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "two"
+
+
+def test_many_painted_slices_become_one_file(tmp_path):
+    """A window waits while a round's snapshot is written, and a file for each of thousands of slices takes seconds."""
+    labels = np.zeros((100, 8, 9), np.uint8)
+    labels[5:95, 2:5, 2:5] = 3
+    task = resolve_task([Volume("a", np.ones(labels.shape), labels, np.arange(100) == 7)], TrainingConfig())
+    folder = JobFolder(tmp_path)
+    request = folder.write_request(task, painted={"a": range(5, 90)})
+    assert [path.name for path in (tmp_path / "inputs" / "0").iterdir() if "labels" in path.name] == ["labels.npy"]
+    (volume,) = folder.open_task(request).volumes
+    assert np.array_equal(volume.labels[:90], labels[:90])
+    assert not volume.labels[90:].any(), "nobody said that these are painted"
