@@ -29,7 +29,7 @@ QUICK = [
     "--steps",
     "2",
     "--time-budget",
-    "30",
+    "120",
     "--set",
     "bootstrap_steps=2",
     "--set",

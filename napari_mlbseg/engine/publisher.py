@@ -127,7 +127,7 @@ class Publisher:
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
         and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
         """
-        began, done = self._schedule.seconds, 0
+        began, done, slowest = self._schedule.seconds, 0, 0.0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
         predictor = Predictor(self.network, self.task.config, self._affordable_views())
         for number, volume in enumerate(self.task.volumes):
@@ -135,9 +135,10 @@ class Publisher:
             for batch in in_batches(self._wanted(number), size):
                 if stops():
                     return
-                if self._is_overdue(number, len(batch)):
+                if self._is_overdue(number, len(batch), slowest):
                     self.unreached.setdefault(number, []).extend(batch)
                     continue
+                began_batch = self._schedule.seconds
                 if self._can_visit(number, len(batch), total - done):
                     self._visit([(number, z) for z in batch])
                 if trained:
@@ -147,6 +148,7 @@ class Publisher:
                 yield self._show(number, batch, predicted, Stage.PREDICT)
                 done += len(batch)
                 seconds = self._schedule.seconds
+                slowest = max(slowest, (seconds - began_batch) / len(batch))
                 yield Progress(
                     stage=Stage.PREDICT,
                     fraction=0.95 + 0.05 * done / total,
@@ -330,10 +332,14 @@ class Publisher:
             seconds = _seconds(predictor, [part]) * times * n_views
         return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
 
-    def _is_overdue(self, number: int, slices: int) -> bool:
-        """Whether slices of a volume would be predicted too late, even in a single view."""
+    def _is_overdue(self, number: int, slices: int, slowest: float) -> bool:
+        """Whether slices of a volume would be predicted too late, even in a single view.
+
+        The machine may be busier than when the costs were measured: `slowest` is what a slice took since, in seconds.
+        """
         budget = self.task.config.time_budget
-        seconds = slices * self._costs[number][0] / self.task.config.n_views_predict if self._costs else 0.0
+        measured = self._costs[number][0] / self.task.config.n_views_predict if self._costs else 0.0
+        seconds = slices * max(measured, slowest)
         return budget is not None and self._schedule.remaining + _OVERTIME * budget < seconds
 
     def _can_visit(self, number: int, slices: int, left: int) -> bool:
