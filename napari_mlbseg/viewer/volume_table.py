@@ -11,7 +11,7 @@ from qtpy.QtGui import QFont
 
 from napari_mlbseg.session.overview import STATUSES, VolumeOverview
 
-__all__ = ["COLUMNS", "SORT_ROLE", "UID_ROLE", "VolumeModel", "sorted_model"]
+__all__ = ["COLUMNS", "SORT_ROLE", "UID_ROLE", "Column", "VolumeModel", "sorted_model"]
 
 UID_ROLE = Qt.ItemDataRole.UserRole
 SORT_ROLE = Qt.ItemDataRole.UserRole + 1
@@ -19,30 +19,44 @@ SORT_ROLE = Qt.ItemDataRole.UserRole + 1
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, what it means, and what it says and is sorted by."""
+    """A column: its heading, what it means, what it says and is sorted by, whether it can have nothing to say, and what
+    takes much room.
+    """
 
     heading: str
     help: str
     words: Callable[[VolumeOverview], str]
     key: Callable[[VolumeOverview], str | float]
+    may_be_empty: bool = False
+    examples: tuple[str, ...] = ()
 
 
 COLUMNS = (
     Column("Volume", "Name of the image; the one in view is bold", lambda v: v.name, lambda v: v.name.casefold()),
     Column("Clean", "Slices that are marked clean", lambda v: str(v.clean or ""), lambda v: v.clean),
     Column("Painted", "Slices on which something is painted", lambda v: str(v.painted or ""), lambda v: v.painted),
-    Column("Status", "What has become of it", lambda v: v.status, lambda v: STATUSES.index(v.status)),
+    Column(
+        "Status",
+        "What has become of it: - not annotated, annotated, training, predicted, failed",
+        lambda v: "-" if v.status == STATUSES[0] else v.status,
+        lambda v: STATUSES.index(v.status),
+        examples=STATUSES[1:],
+    ),
     Column(
         "Doubt",
         "How wrong the model expects to be, 0 to 1, mean over the slices: where it is high, annotate next",
         lambda v: "" if v.doubt is None else f"{v.doubt:.2f}",
         lambda v: -1.0 if v.doubt is None else v.doubt,
+        may_be_empty=True,
+        examples=("0.00",),
     ),
     Column(
         "Dice",
         "Honest score: Dice of predictions on slices that the training had not seen, against what you made of them",
         lambda v: "" if v.dice is None else f"{v.dice:.3f}",
         lambda v: -1.0 if v.dice is None else v.dice,
+        may_be_empty=True,
+        examples=("0.000",),
     ),
 )
 
@@ -76,12 +90,14 @@ class VolumeModel(QAbstractTableModel):
             if known.uid == row.uid:
                 self._set(number, row)
 
-    def set_current(self, uid: str) -> None:
-        """The volume in view; empty: none."""
-        if uid != self._current:
-            self._current = uid
-            if self._rows:
-                self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, 0))
+    def set_current(self, uid: str) -> bool:
+        """The volume in view, or an empty text for none; whether it was another."""
+        if uid == self._current:
+            return False
+        self._current = uid
+        if self._rows:
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, 0))
+        return True
 
     def place_of(self, uid: str) -> QModelIndex:
         """Where a volume is; an invalid index where it is not."""
@@ -112,7 +128,7 @@ class VolumeModel(QAbstractTableModel):
             return row.uid
         if role == Qt.ItemDataRole.ToolTipRole:
             return f"{row.name}: {row.n_slices} slices, {row.clean} clean, {row.painted} painted, {row.status}"
-        if role == Qt.ItemDataRole.FontRole and row.uid == self._current:
+        if role == Qt.ItemDataRole.FontRole and row.uid == self._current and index.column() == 0:
             font = QFont()
             font.setBold(True)
             return font

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QModelIndex, Qt, QTimer
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QMenu, QPushButton, QTableView, QToolButton
 
 from napari_mlbseg.events import Event, Preview, is_terminal
@@ -13,11 +15,12 @@ from napari_mlbseg.session.overview import overview
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.dialogs import ask_for_files, ask_for_folder
 from napari_mlbseg.viewer.panel import Panel, WrappedLabel
-from napari_mlbseg.viewer.volume_table import COLUMNS, UID_ROLE, VolumeModel, sorted_model
+from napari_mlbseg.viewer.volume_table import COLUMNS, UID_ROLE, Column, VolumeModel, sorted_model
 
 __all__ = ["VolumesPanel"]
 
 _SHOWN_ROWS = 8
+_NAME_WIDTH = 70  # pixels
 _SETTLE_MILLISECONDS = 200  # while a training runs, news of many volumes come in heaps
 
 
@@ -142,6 +145,7 @@ class VolumesPanel(Panel):
 
     def _show_total(self) -> None:
         rows = self.model.rows
+        self.table.show_columns(lambda column: not column.may_be_empty or any(column.words(row) for row in rows))
         annotated = sum(bool(row.clean) for row in rows)
         self.total.setText(
             f"{len(rows)} volumes, {annotated} of them with clean slices. All are trained on and segmented."
@@ -152,8 +156,8 @@ class VolumesPanel(Panel):
     def _show_current(self) -> None:
         binding = self._controller.current
         uid = binding.uid if binding is not None else ""
-        self.model.set_current(uid)
-        if not self.chosen() and uid:
+        is_news = self.model.set_current(uid)
+        if uid and (is_news or not self.chosen()):
             self.table.choose(self._sorted.mapFromSource(self.model.place_of(uid)))
         self._show_buttons()
 
@@ -178,7 +182,7 @@ class _Table(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setStyleSheet("QHeaderView::section { padding: 2px 4px; }")
         self.setTabKeyNavigation(False)
         self.setShowGrid(False)
         self.setWordWrap(False)
@@ -186,20 +190,33 @@ class _Table(QTableView):
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)  # rows are not measured one by one
         self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 6)
         header = self.horizontalHeader()
-        for column in range(len(COLUMNS)):
-            stretches = column == 0
-            mode = QHeaderView.ResizeMode.Stretch if stretches else QHeaderView.ResizeMode.Fixed
-            header.setSectionResizeMode(column, mode)
-            if not stretches:
-                widest = "not annotated" if COLUMNS[column].heading == "Status" else COLUMNS[column].heading
-                self.setColumnWidth(column, self.fontMetrics().horizontalAdvance(widest) + 14)
+        header.setMinimumSectionSize(20)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)  # what every row says is not measured
+        for number, column in enumerate(COLUMNS[1:], start=1):
+            widest = max((column.heading, *column.examples), key=self.fontMetrics().horizontalAdvance)
+            self.setColumnWidth(number, self.fontMetrics().horizontalAdvance(widest) + 12)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)  # the session's order, until somebody asks for another
         self.setSortingEnabled(True)
+
+    def show_columns(self, wanted: Callable[[Column], bool]) -> None:
+        """Leave out columns that have nothing to say yet: the dock is narrow."""
+        for number, column in enumerate(COLUMNS):
+            self.setColumnHidden(number, not wanted(column))
+        self._fit_name()
 
     def fit(self, rows: int) -> None:
         """Be as high as so many rows."""
         height = self.horizontalHeader().sizeHint().height() + rows * self.verticalHeader().defaultSectionSize()
         self.setFixedHeight(height + 2 * self.frameWidth())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_name()
+
+    def _fit_name(self) -> None:
+        """Give the names what the other columns leave, but enough to tell them apart: then the table scrolls."""
+        others = sum(self.columnWidth(number) for number in range(1, len(COLUMNS)))  # 0 where it is hidden
+        self.setColumnWidth(0, max(_NAME_WIDTH, self.viewport().width() - others))
 
     def choose(self, index: QModelIndex) -> None:
         """Select a row without a person having clicked it."""

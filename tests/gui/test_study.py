@@ -68,11 +68,13 @@ def test_a_table_is_added_and_the_first_comes_into_view(study, folder, wait_for)
     assert np.array_equal(viewer.layers["a annotation"].data, labels)
     assert tuple(viewer.layers["a annotation"].scale) == (3.0, 2.0, 2.0)
     assert dock.volumes.heading.isChecked()
-    wanted = [["a", "1", "2", "annotated"], *([name, "", "", "not annotated"] for name in NAMES[1:])]
+    wanted = [["a", "1", "2", "annotated"], *([name, "", "", "-"] for name in NAMES[1:])]
     wait_for(lambda: table_of(dock) == wanted)
     assert isinstance(dock.controller.session.volume("b").image, FileArray), "it is not in memory"
-    assert len(dock.data.volume_rows) == 1, "the others are in the table"
     table = dock.volumes.table
+    assert [n for n in range(6) if table.isColumnHidden(n)] == [4, 5], "doubt and Dice: nothing is known yet"
+    assert table.columnViewportPosition(3) + table.columnWidth(3) <= table.viewport().width(), "all others are in sight"
+    assert len(dock.data.volume_rows) == 1, "the others are in the table"
     table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
     assert table_of(dock)[-1][0] == "a"
     table.sortByColumn(0, Qt.SortOrder.DescendingOrder)
@@ -155,7 +157,7 @@ def test_training_takes_all_and_results_come_with_the_volume(study, wait_for):
     wait_for(lambda: "a pseudo-labels" in viewer.layers)
     assert viewer.layers["a pseudo-labels"].data[5].min() == 3
     assert not viewer.layers["a pseudo-labels"].visible, "who hides the prediction of one wants to see none"
-    wait_for(lambda: [row[3] for row in table_of(dock)] == ["predicted"] * 3 + ["not annotated"] * 2)
+    wait_for(lambda: [row[3] for row in table_of(dock)] == ["predicted"] * 3 + ["-"] * 2)
     dock.train.button.click()
     dock.controller.session.current_round.job.say(Failed(message="The worker was killed.", advice="Train again."))
     wait_for(lambda: {row[3] for row in table_of(dock)} == {"failed"})
