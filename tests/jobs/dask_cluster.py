@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -151,15 +150,9 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
     for one in (source, target):
         with suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
+    source.close()  # the other direction closes the other
 
 
 def environment_of(package_path: Mapping[str, str], **more: str) -> dict[str, str]:
     """Of processes that find the package and compute with one thread."""
     return {**package_path, "OMP_NUM_THREADS": "1", **more}
-
-
-def is_alive(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False

@@ -168,7 +168,9 @@ class Follower:
 
     def to_the_end(self) -> Event:
         """The last word."""
-        return self.until(is_terminal)
+        last = self.until(is_terminal)
+        self._events.close()
+        return last
 
     @property
     def said(self) -> list[str]:
@@ -196,15 +198,18 @@ def hear(job: LocalJob, condition: Callable[[Event], bool]) -> None:
 
 def test_inputs_and_model_are_sent_where_they_cannot_be_read(played, make_job, elsewhere):
     open_gates(played, *PHASES, "prepare")
-    before = set(played.script.parent.glob("worker0/**/mlbseg-*"))  # of jobs that were killed
+    before = set(played.script.parent.glob("worker0/*/*/mlbseg-*"))  # of jobs that were killed
     previous = make_job("").folder
     previous.model_file.write_bytes(b"earlier weights")
     previous.model_info_file.write_text("{}")
     job = make_job(played.address, previous=previous.path)
-    assert isinstance(Follower(job.folder).to_the_end(), Finished)
+    follower = Follower(job.folder)
+    follower.until_in("train")
+    assert set(played.script.parent.glob("worker0/*/*/mlbseg-*")) - before, "its folder over there"
+    assert isinstance(follower.to_the_end(), Finished)
     assert job.folder.model_file.read_bytes() == b"weights after earlier weights"
     assert (np.asarray(job.folder.results("heart")["initial_labels"][:]) == 5).all()
-    until(lambda: set(played.script.parent.glob("worker0/**/mlbseg-*")) <= before, 10)  # nothing is left over there
+    until(lambda: set(played.script.parent.glob("worker0/*/*/mlbseg-*")) <= before, 10)  # nothing is left over there
 
 
 def test_a_job_waits_for_a_worker_and_one_with_a_gpu_gets_it(make_cluster, make_job):
