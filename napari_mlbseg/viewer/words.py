@@ -60,15 +60,15 @@ def ending(event: Event, *, is_check: bool = False) -> str:
     """How a training, or an estimate of the accuracy, ended, and what to do next."""
     if is_check and isinstance(event, Finished):
         return f"Estimated in {clock(event.seconds)}: see Rounds."
-    if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
-        return f"Done in {clock(event.seconds)}, without training steps."
-    if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
-        return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
     if isinstance(event, Finished) and event.unreached:
         return (
             f"The time was up after {clock(event.seconds)}: {event.unreached} slices still show an earlier guess. "
             "Train again with more time to predict them all."
         )
+    if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
+        return f"Done in {clock(event.seconds)}, without training steps."
+    if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
+        return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
     if isinstance(event, Finished):
         return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Cancelled):
