@@ -13,16 +13,15 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
 import psutil
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
+from benchmarks.event_loop import TICK, play, ticking
 from benchmarks.huge_volume import make_huge_volume
 from napari_mlbseg.events import Finished, Preview
 from napari_mlbseg.session import SessionState
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from napari_mlbseg.viewer.dock import MLBSegDock
 
 __all__ = ["main"]
-
-_TICK = 0.020  # seconds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     viewer = napari.Viewer()
     for _ in range(50):  # let the window settle before anything is measured
         QApplication.processEvents()
-        time.sleep(_TICK)
+        time.sleep(TICK)
     before = _resident()
     viewer.open(str(options.out / "data" / "image.zarr"), plugin="napari-mlbseg")
     dock, seen = _prepare(viewer, truth, options.seconds)
@@ -91,24 +88,14 @@ def _prepare(viewer: napari.Viewer, truth: Any, seconds: float) -> tuple[MLBSegD
 def _watched(what: str, viewer: napari.Viewer, dock: MLBSegDock, seen: int, before: int, paint: bool) -> dict[str, Any]:
     """Press Train, scroll and paint, and note memory, delays, and when the slice in view had its labels."""
     session = dock.controller.session
-    ticks: list[float] = []
-    ticker, scroller = QTimer(), QTimer()
-    ticker.timeout.connect(lambda: ticks.append(time.perf_counter()))
-    scroller.timeout.connect(lambda: _scroll_and_paint(dock, seen, len(ticks), paint))
     peaks = _Peaks()
-    clicked = time.perf_counter()
-    dock.train.button.click()
-    started = session.current_round
-    ticker.start(round(1000 * _TICK))
-    scroller.start(500)
-    while session.state is not SessionState.IDLE:
-        QApplication.processEvents()
-        time.sleep(0.001)
-    took = time.perf_counter() - clicked
-    ticker.stop()
-    scroller.stop()
+    with ticking(lambda count: _scroll_and_paint(dock, seen, count, paint)) as ticks:
+        dock.train.button.click()
+        started = session.current_round
+        play(lambda: session.state is SessionState.IDLE)
+        took = time.perf_counter() - ticks.began
     peaks.stop()
-    late = 1000 * (np.diff([clicked, *ticks]) - _TICK).clip(min=0)
+    delays = ticks.delays()
     events = started.job.folder.events()
     first = next((e.seconds for e in events if isinstance(e, Preview) and seen in e.slices), None)
     finished = next((e for e in events if isinstance(e, Finished)), None)
@@ -120,8 +107,8 @@ def _watched(what: str, viewer: napari.Viewer, dock: MLBSegDock, seen: int, befo
         f"{what}_window_growth_gb": (peaks.window - before) / 1e9,
         f"{what}_slices_predicted": len(predicted),
         f"{what}_slices_unreached": finished.unreached if finished is not None else None,
-        f"{what}_delay_p95_ms": float(np.percentile(late, 95)),
-        f"{what}_delay_max_ms": float(late.max()),
+        f"{what}_delay_p95_ms": delays["delay_p95_ms"],
+        f"{what}_delay_max_ms": delays["delay_max_ms"],
     }
 
 
@@ -161,9 +148,8 @@ class _Peaks:
 
 
 def _size(process: psutil.Process) -> int:
-    read: Callable[[], Any] = process.memory_info
     try:
-        return int(read().rss)
+        return int(process.memory_info().rss)
     except psutil.Error:  # it ended
         return 0
 

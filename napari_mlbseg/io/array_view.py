@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "is_lazy", "moved_axis"]
+__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "is_lazy", "is_on_disk", "moved_axis"]
 
 #: Files of arrays larger than this are not read into memory where their format allows it.
 MAPPED_BYTES = 2**28
@@ -95,6 +95,11 @@ class ArrayView:
 def is_lazy(array: Any) -> bool:
     """Whether an array is more than numpy's own: what must not be converted as a whole."""
     return not isinstance(array, np.ndarray)
+
+
+def is_on_disk(array: Any) -> bool:
+    """Whether a part of an array can be read without all of it being in memory."""
+    return is_lazy(array) or isinstance(array, np.memmap)
 
 
 def moved_axis(array: Any, source: int, target: int) -> Any:

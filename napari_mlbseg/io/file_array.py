@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from napari_mlbseg.io.array_view import is_lazy
+from napari_mlbseg.io.array_view import is_on_disk
 
 __all__ = ["FileArray", "FileSource"]
 
@@ -57,7 +57,7 @@ class FileSource(BaseModel):
     def of(cls, path: Path, part: Part, data: Any, channel: int | None = None) -> FileSource:
         """The source of an array that was just read from a file."""
         status = path.stat()
-        in_parts = is_lazy(data) or isinstance(data, np.memmap)
+        in_parts = is_on_disk(data)
         return cls(
             path=str(path.absolute()),
             part=part,

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy, is_on_disk
 from napari_mlbseg.io.file_array import FileArray, FileSource, Part
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
@@ -83,7 +83,7 @@ def load_volume(
         If the files do not fit each other or the clean slices not the image.
     """
     image = read_image(image_path)
-    forget = forget or (image.format != "zarr" and (is_lazy(image.data) or isinstance(image.data, np.memmap)))
+    forget = forget or (image.format != "zarr" and is_on_disk(image.data))
     axis = default_slice_axis(image) if slice_axis is None else slice_axis
     slices = to_slices(_forgotten(image, "image") if forget else image, axis)
     n_slices = slices.shape[0]

@@ -46,10 +46,13 @@ class ArrayReference(BaseModel):
         array = open_array(path)
         return array if self.axes is None else ArrayView(array, self.axes, self.fixed)
 
-    def fetch(self, folder: Path) -> None:
-        """Make the file from its source, if it is not there yet; raises ValueError or OSError if that fails."""
+    def fetch(self, folder: Path, *, to_send: bool = False) -> None:
+        """Make the file from its source, if it is not there yet; raises ValueError or OSError if that fails.
+
+        A source that can be read in parts is left where it is, unless the array is `to_send` to another machine.
+        """
         path = folder / self.path
-        if self.source is None or self.source.in_parts or path.exists():
+        if self.source is None or path.exists() or (self.source.in_parts and not to_send):
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
         np.save(temporary, np.ascontiguousarray(FileArray(self.source).read()), allow_pickle=False)

@@ -51,6 +51,7 @@ def _reference(
     path = (folder.path / reference.path).absolute()
     if is_shared:
         return reference.model_copy(update={"path": str(path)})
+    reference.fetch(folder.path, to_send=True)
     target = f"{stem}.{reference.format}"
     if path.is_dir():
         for file in path.rglob("*"):

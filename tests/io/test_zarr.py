@@ -164,9 +164,12 @@ def test_large_files_stay_on_the_disk(tmp_path: Path, kind: str) -> None:
     reference = store_array(tmp_path / "job", "image", volume.image)
     reference.fetch(tmp_path / "job")
     assert not list((tmp_path / "job").iterdir())  # nothing was copied
-    opened = reference.open(tmp_path / "job")
-    assert np.array_equal(np.asarray(opened[3]), np.asarray(volume.image[3]))
-    assert np.array_equal(np.asarray(opened[3, ..., 2:5, 1:7]), np.asarray(opened[3])[2:5, 1:7])
+    opened, slice_3 = reference.open(tmp_path / "job"), np.asarray(volume.image[3])
+    assert np.array_equal(np.asarray(opened[3]), slice_3)
+    assert np.array_equal(np.asarray(opened[3, ..., 2:5, 1:7]), slice_3[2:5, 1:7])
+    reference.fetch(tmp_path / "job", to_send=True)  # to a machine that cannot open the file
+    made.path.rename(tmp_path / "elsewhere")
+    assert np.array_equal(np.asarray(reference.open(tmp_path / "job")[3]), slice_3)
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])

@@ -21,6 +21,15 @@ from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 if TYPE_CHECKING:
     from .dask_cluster import Cluster
 
+#: What a played worker does: it finishes, waits to be told to stop, or waits for ever.
+FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
+OBEY = """
+while not folder.cancel_file.exists():
+    time.sleep(0.01)
+folder.append_event(Cancelled(steps=2))
+"""
+WAIT = "time.sleep(60)\n"
+
 STUB = """
 import json, os, psutil, signal, sys, time
 from napari_mlbseg.events import *

@@ -20,20 +20,13 @@ from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import resolve_task
 
-from .conftest import STUB, make_volume
+from .conftest import FINISH, OBEY, STUB, WAIT, make_volume
 
 CLUSTER_MARKS = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals"),
 ]
 
-FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
-OBEY = """
-while not folder.cancel_file.exists():
-    time.sleep(0.01)
-folder.append_event(Cancelled(steps=2))
-"""
-WAIT = "time.sleep(60)\n"
 #: Every result of a training, and the loss as it goes; what is zero has no file.
 WRITE = """
 from napari_mlbseg.jobs.folder import ZarrResults

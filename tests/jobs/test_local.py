@@ -17,15 +17,8 @@ from napari_mlbseg.jobs import local
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import resolve_task
 
-from .conftest import make_volume
+from .conftest import FINISH, OBEY, WAIT, make_volume
 
-FINISH = 'folder.append_event(Finished(reason="steps", steps=3, seconds=1))\n'
-OBEY = """
-while not folder.cancel_file.exists():
-    time.sleep(0.01)
-folder.append_event(Cancelled(steps=2))
-"""
-WAIT = "time.sleep(60)\n"
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + WAIT
 
 no_windows = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
