@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_mlbseg.engine.initial_labels import is_large as is_large_volume
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
@@ -333,11 +334,13 @@ class Publisher:
         return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
 
     def _is_overdue(self, number: int, slices: int, slowest: float) -> bool:
-        """Whether slices of a volume would be predicted too late, even in a single view.
+        """Whether slices of a large volume would be predicted too late, even in a single view; any other is finished.
 
         The machine may be busier than when the costs were measured: `slowest` is what a slice took since, in seconds.
         """
-        budget = self.task.config.time_budget
+        budget, volume = self.task.config.time_budget, self.task.volumes[number]
+        if not (is_large_volume(volume) or is_large(volume.slice_shape)):
+            return False
         measured = self._costs[number][0] / self.task.config.n_views_predict if self._costs else 0.0
         seconds = slices * max(measured, slowest)
         return budget is not None and self._schedule.remaining + _OVERTIME * budget < seconds
