@@ -44,13 +44,15 @@ def find_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B00
 
 
 def computes_in_half(device: torch.device) -> bool:
-    """Whether `device` computes in bfloat16, and does not only imitate it, which would be slower than full precision."""
+    """Whether `device` computes in bfloat16; one that only imitates it would be slower than in full precision."""
     return device.type == "cuda" or (device.type == "cpu" and _cpu_computes_in_half())
 
 
 @cache
 def _cpu_computes_in_half() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    capabilities: dict[str, bool | str | int] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of torch do not tell
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
