@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg.io import files
+from napari_mlbseg.io import files, writers
 from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.files import read_image, write_result
 from napari_mlbseg.io.image_file import ImageFileError
+from napari_mlbseg.io.writers import write_layer
 
 SHAPE = (5, 7, 9)
 FILES = ("image.nii", "image.nii.gz", "image.tif")
@@ -79,3 +80,15 @@ def test_label_numbers_beyond_32_bits_are_refused(image, tmp_path, monkeypatch):
     labels[-1, 0, 0] = 2**40
     with pytest.raises(ImageFileError, match="renumber"):
         write_result(tmp_path / "result", ArrayView(Slices(labels)), image, 0)
+
+
+@pytest.mark.parametrize("name", ["layer.nii", "layer.tif"])
+def test_a_large_lazy_layer_is_saved_slice_by_slice(tmp_path, monkeypatch, name):
+    labels = np.random.default_rng(0).integers(0, 5, SHAPE).astype(np.uint8)
+    attributes = {"name": "layer", "scale": (2.0, 0.5, 0.5), "units": ("micrometer",) * 3}
+    write_layer(str(tmp_path / name), labels, attributes)
+    whole = (tmp_path / name).read_bytes()
+    for module in (files, writers):
+        monkeypatch.setattr(module, "MAPPED_BYTES", 0)
+    write_layer(str(tmp_path / name), Slices(labels), attributes)
+    assert (tmp_path / name).read_bytes() == whole
