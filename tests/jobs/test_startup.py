@@ -55,16 +55,17 @@ def test_what_is_left_out_counts_as_not_installed():
     assert run_python(code) == (0, "None")
 
 
-def test_garbage_is_collected_again_after_imports_also_after_one_that_fails():
-    assert gc.isenabled()
-    with pytest.raises(ImportError), without_collector():
-        assert not gc.isenabled()
-        raise ImportError
-    assert gc.isenabled()
-    gc.disable()
-    try:
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_garbage_is_collected_after_imports_as_before_also_after_one_that_fails(was_enabled):
+    def load_what_is_not_there() -> None:
         with without_collector():
-            pass
-        assert not gc.isenabled(), "as it was"
+            assert not gc.isenabled()
+            import not_there  # noqa: F401
+
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        with pytest.raises(ImportError):
+            load_what_is_not_there()
+        assert gc.isenabled() == was_enabled
     finally:
         gc.enable()
