@@ -57,6 +57,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "no-consistency": {"consistency_weight": 0.0},
     "context-1": {"context": 1},
     "virtual": {"meta_gradient": "virtual"},
+    "full-precision": {"mixed_precision": False},
 }
 
 
