@@ -17,7 +17,7 @@ from napari_mlbseg.engine.initial_labels import is_large as is_large_volume
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
-from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, probe, write_slices
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, probe, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.ranks import ALONE, Ranks
@@ -152,9 +152,8 @@ class Publisher:
                 find = partial(self._find, predictor if trained else None, number, frozenset(unseen))
                 for batch, found, is_own in gathered(self._ranks, batches, find):
                     if not is_own:
-                        for z, weights in zip((z for z in batch if z in unseen), found[4:], strict=True):
-                            self._remember_visit((number, z), (0, 0), *weights)
-                    yield self._show(number, batch, _Predicted(*found[:4], n_views=int(n_views)), Stage.PREDICT)
+                        self._remember_visits(number, [z for z in batch if z in unseen], found[4:])
+                    yield self._show(number, batch, _predicted_of(found, int(n_views)), Stage.PREDICT)
                     del found  # before the next batch comes
                     done += len(batch)
                     seconds = self._schedule.seconds
@@ -340,6 +339,12 @@ class Publisher:
     def _remember_visit(self, key: Key, corner: tuple[int, int], initial: Tensor, pseudo: Tensor) -> None:
         self.maps.add(key, self.task.volumes[key[0]].slice_shape, corner, initial, pseudo)
 
+    def _remember_visits(self, number: int, slices: Sequence[int], found: Found) -> None:
+        """Take over what another rank has weighed: w^n and w^p of whole slices, (2, Y, X) each."""
+        for z, weights in zip(slices, found, strict=True):
+            assert weights is not None
+            self._remember_visit((number, z), (0, 0), weights[0], weights[1])
+
     def _measure_costs(self) -> None:
         """Seconds to predict and to weigh a slice of each volume, shared; the same where slices are padded alike.
 
@@ -417,6 +422,14 @@ class Publisher:
         labels = np.stack([np.zeros(shape, np.int64) if plane is None else plane for plane in known])
         one_hot = F.one_hot(torch.from_numpy(labels.astype(np.int64)), self.task.n_classes)
         return _Predicted(one_hot.movedim(-1, 1).float(), torch.ones(labels.shape))
+
+
+def _predicted_of(found: Found, n_views: int) -> _Predicted:
+    """What a rank has found of a batch, see `Publisher._find`."""
+    probability, agreement, network, doubt = found[:4]
+    assert probability is not None
+    assert agreement is not None
+    return _Predicted(probability, agreement, network, doubt, n_views)
 
 
 def _seconds(action: Callable[..., object], *arguments: object) -> float:

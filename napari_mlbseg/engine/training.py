@@ -17,7 +17,6 @@ from napari_mlbseg.engine.initial_labels import (
     SomeLabels,
     index_dtype,
     is_large,
-    known_labels,
     labels_of_first,
 )
 from napari_mlbseg.engine.initial_writer import InitialWriter
