@@ -131,6 +131,7 @@ class Publisher:
     def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
 
+        The ranks share the slices of a round; what rank 0 decides of it holds for all, and rank 0 alone shows them.
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
         and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
         """
@@ -144,7 +145,8 @@ class Publisher:
                 slices = [z for batch in batches for z in batch]
                 if stops():
                     return
-                if any(self._ranks.of_first(self._is_overdue(number, len(slices), slowest))):
+                (is_overdue,) = self._ranks.of_first(self._is_overdue(number, len(slices), slowest))
+                if is_overdue:
                     self.unreached.setdefault(number, []).extend(slices)
                     continue
                 began_batch = self._schedule.seconds
