@@ -8,8 +8,8 @@ the loss; of the weights of a step's pixels, of their running means and of the w
 weighs what no step has seen, all relative to the largest weight; of a probability. All is in single precision.
 ``difference`` finds the derivative along the clean gradient by the difference of two passes, whose rounding is in the
 weights whatever the number of ranks (see `benchmarks.tangent`); how far that is from ``exact`` on one rank stands
-beside it. So does one process against one whose first parameters are off by one rounding, at random: that far apart does
-the training itself bring what differs in the last digit.
+beside it. So does one process against one whose first parameters are off by one rounding, at random: that far apart
+does the training itself bring what differs in the last digit.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tifffile.imwrite(tmp_path / "scan.tif", made.image, imagej=True)
     tifffile.imwrite(tmp_path / "labels.tif", made.labels, imagej=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # this package, whichever is installed
     fields = ("bootstrap_steps=2", "patch_size=64", "features=8,16")
     options = ["--steps", "2", "--time-budget", "none", "--device", "cpu", *(f"--set={field}" for field in fields)]
     return ["train", "scan.tif", "--labels", "labels.tif", "--clean", "5,8,11", "--out", "out", *options]
@@ -107,11 +108,8 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.
 @contextmanager
 def by_real_torchrun(words: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Two processes that torchrun starts; none of them outlives the test."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, *TORCHRUN, "-m", "napari_mlbseg", *words]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as torchrun:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as torchrun:
         try:
             yield torchrun
         finally:
@@ -140,10 +138,13 @@ def test_torchrun_trains_and_writes_once_what_one_process_does(words):
     """The same in single precision: sums over the batch are added up in another order, in parts by rank.
 
     That changes them by a few units of the last place, 6e-8; a loss or a weight is some sums of sums behind another,
-    and the next step begins where it led: 1e-5 of the largest is 170 such units. What is written as float16 has steps
-    of 1/2048 below 1; labels may differ only where that could turn the choice.
+    and the next step begins where it led: 1e-5 of the largest is 170 such units. SGD, because AdamW makes whole steps
+    of gradients that are only rounding. A leaky rectifier whose input is 0 to rounding may take its other branch, and
+    with it changes the derivative of the pixels around: of a million inputs one has less than 1e-6, so that a
+    thousandth of the pixels may be farther off. What is written as float16 has steps of 1/2048 below 1; labels may
+    differ only where that could turn the choice.
     """
-    words = [*words, "--set=tangent=exact"]
+    words = [*words, "--set=tangent=exact", "--set=optimiser=sgd"]
     with by_real_torchrun(words) as torchrun:
         said, complaints = torchrun.communicate(timeout=100)
     assert torchrun.returncode == 0, complaints
@@ -167,7 +168,8 @@ def test_torchrun_trains_and_writes_once_what_one_process_does(words):
     of_two, of_one = ({name: tifffile.imread(f"{at}/{name}.tif") for name in names} for at in ("out", "alone"))
     for name in ("weight_initial", "weight_pseudo", "view_agreement"):
         assert of_one[name].max() > 0
-        np.testing.assert_allclose(of_two[name], of_one[name], rtol=0, atol=1e-5 * of_one[name].max(), err_msg=name)
+        is_near = np.abs(of_two[name] - of_one[name]) <= 1e-5 * of_one[name].max()
+        assert is_near.mean() >= 0.999, name
     probability = of_one["probability"].astype(float)
     np.testing.assert_allclose(of_two["probability"].astype(float), probability, rtol=0, atol=1 / 2048)
     is_clear = np.abs(probability - 0.5).min(axis=1) > 1 / 1024
