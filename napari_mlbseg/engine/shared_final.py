@@ -18,7 +18,7 @@ from torch import Tensor
 from napari_mlbseg.engine.predict import in_batches
 from napari_mlbseg.engine.ranks import Ranks
 
-__all__ = ["gathered", "rounds", "seeded"]
+__all__ = ["Found", "gathered", "rounds", "seeded"]
 
 #: What a rank has found of a batch.
 Found = Sequence[Tensor | None]
