@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[list[str]] = []
     exact: _Found | None = None
     for tangent in ("exact", "difference"):
-        config = config_of(options, options.steps, device="cpu", nproc=2, tangent=tangent)
+        config = config_of(options, options.steps, device="cpu", nproc=2, tangent=tangent, mixed_precision=False)
         task = resolve_task([volume], config)
         one, two = _train(task, ALONE), _train_by_two(task)
         rows.append([tangent, "2 ranks to 1", *_apart(two, one), *_seconds(one, two)])

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     volume = shrunk(load_volume(find_volumes(options.volumes)[0], options.slices), options.shrink)
-    states = _states(resolve_task([volume], config_of(options, options.steps, device="cpu")))
+    states = _states(resolve_task([volume], config_of(options, options.steps, device="cpu", mixed_precision=False)))
     found = [{"way": name, **_measured(way, states)} for name, way in _ways().items()]
     halves = max(_halves(state) for state in states)
     (options.out / "tangent.json").write_text(json.dumps({"ways": found, "halves": halves}, indent=1))

@@ -144,7 +144,7 @@ def test_torchrun_trains_and_writes_once_what_one_process_does(words):
     thousandth of the pixels may be farther off. What is written as float16 has steps of 1/2048 below 1; labels may
     differ only where that could turn the choice.
     """
-    words = [*words, "--set=tangent=exact", "--set=optimiser=sgd"]
+    words = [*words, "--set=tangent=exact", "--set=optimiser=sgd", "--set=mixed_precision=false"]
     with by_real_torchrun(words) as torchrun:
         said, complaints = torchrun.communicate(timeout=100)
     assert torchrun.returncode == 0, complaints

@@ -65,11 +65,6 @@ class Learner:
     ranks : Ranks
         Who share the batches: all of them are given the same ones. Steps are shared; what is only asked (`weights`,
         `clean_direction`, `after_step`) every rank computes for itself.
-
-    Attributes
-    ----------
-    generator : torch.Generator
-        Draws the noise that the teacher sees.
     """
 
     def __init__(
@@ -88,7 +83,7 @@ class Learner:
         ranks.same_as_first(self.student)
         self.teacher = MeanTeacher(self.student, config.ema_decay)
         self.parameters = dict(self.student.named_parameters())
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.generator = torch.Generator(device).manual_seed(config.seed)  # of the noise that the teacher sees
         self._optimiser = _build_optimiser(config, self.student)
 
     def set_learning_rate(self, rate: float) -> None:

@@ -112,6 +112,7 @@ def _training(trains: bool, ranks: Ranks) -> tuple[Training, MemoryResults | For
     image = 100 + 80 * ball + np.random.default_rng(0).normal(0, 12, ball.shape)
     volume = Volume("stack", image.astype(np.float32), ball.astype(np.uint8), np.isin(np.arange(N_SLICES), (2, 5, 10)))
     small = {"features": (8, 16, 16), "patch_size": 48, "batch_size": 2, "initial_labels": "interpolation"}
+    small["mixed_precision"] = False  # in which a rounding is large
     steps = {"time_budget": None, "bootstrap_steps": 3 if trains else 0, "steps": 2 if trains else 0}
     task = resolve_task([volume], TrainingConfig.from_preset("quick", **small, **steps))
     results = MemoryResults(task) if ranks.is_first else ForgottenResults()
