@@ -4,7 +4,7 @@
 
 The volume is made once, in ``DIR/data``: a zarr image of 4.2 GB unless another shape is given. It is opened as a person
 would, five slices are painted and marked clean, and while the job trains, slices are scrolled through and painted on. A
-second job then starts from the model and predicts, for as long as ``--predict-seconds`` says, in one view.
+second job then starts from the model and predicts all slices, in one view; ``--predict-seconds`` ends it earlier.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.huge", description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="500,2048,2048", help="slices, rows and columns")
     parser.add_argument("--seconds", type=float, default=60.0, help="time budget of the training")
-    parser.add_argument("--predict-seconds", type=float, default=120.0, help="0: do not predict")
+    parser.add_argument("--predict-seconds", type=float, help="until all are predicted without; 0: do not predict")
     parser.add_argument("--out", type=Path, default=Path("bench-output/huge"))
     options = parser.parse_args(arguments)
     z, y, x = map(int, options.shape.split(","))
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     dock, seen = _prepare(viewer, truth, options.seconds)
     figures: dict[str, Any] = {"shape": options.shape, "window_gb_before": before / 1e9}
     figures |= _watched("train", viewer, dock, seen, before, paint=True)
-    if options.predict_seconds:
+    if options.predict_seconds != 0:
         session = dock.controller.session
         session.config = session.config.updated(
             steps=0, bootstrap_steps=0, time_budget=options.predict_seconds, n_views_predict=1, look_again=False

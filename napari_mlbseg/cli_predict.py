@@ -111,11 +111,12 @@ class _Item:
 
     image: Path
     folder: Path
-    outcome: str = "waiting"  # then running, finished, failed or cancelled
+    outcome: str = "waiting"  # then running, ended (its results are to be written), finished, failed or cancelled
     error: str = ""
     seconds: float = 0.0
     job: LocalJob | None = None
     volume: FileVolume | None = None
+    last: events.Event | None = None  # the job's last word
 
     def fail(self, error: str) -> None:
         self.outcome, self.error = "failed", " ".join(error.split())
@@ -144,29 +145,32 @@ class _Study:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
             line = bar.add_task("predict", total=len(self.items), completed=len(self.items) - len(waiting))
-            while waiting or self._running():
+            while waiting or self._are("running") or self._are("ended"):
                 try:
-                    while waiting and len(self._running()) < at_once:
-                        self._start(waiting.popleft())
                     self._look()
-                    bar.update(line, completed=self._n_ended(), description=self._words())
-                    time.sleep(_LOOK_SECONDS)
+                    while waiting and len(self._are("running")) < at_once:
+                        self._start(waiting.popleft())
+                    bar.update(line, completed=self._n_done(), description=self._words())
+                    if ended := self._are("ended"):  # after the next was started: files are written meanwhile
+                        self._write(ended[0])
+                    else:
+                        time.sleep(_LOOK_SECONDS)
                 except KeyboardInterrupt:
                     self._interrupted = True
                     waiting.clear()
-                    for item in self._running():
+                    for item in self._are("running"):
                         assert item.job is not None  # it runs
                         item.job.cancel()
         return self._report()
 
-    def _running(self) -> list[_Item]:
-        return [item for item in self.items if item.outcome == "running"]
+    def _are(self, outcome: str) -> list[_Item]:
+        return [item for item in self.items if item.outcome == outcome]
 
-    def _n_ended(self) -> int:
+    def _n_done(self) -> int:
         return sum(item.outcome in ("finished", "failed", "cancelled") for item in self.items)
 
     def _words(self) -> str:
-        names = [item.folder.name for item in self._running()]
+        names = [item.folder.name for item in self._are("running")]
         return ("stopping " if self._interrupted else "") + ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
     def _is_done(self, item: _Item) -> bool:
@@ -202,14 +206,15 @@ class _Study:
             item.fail(str(error))
 
     def _look(self) -> None:
-        for item in self._running():
+        for item in self._are("running"):
             assert item.job is not None
             for event in item.job.poll():
                 if events.is_terminal(event):
-                    self._end(item, event)
+                    item.outcome, item.last = "ended", event
 
-    def _end(self, item: _Item, event: events.Event) -> None:
+    def _write(self, item: _Item) -> None:
         """Write the results of a job that has ended, and forget its image."""
+        event = item.last
         assert item.job is not None
         assert item.volume is not None
         item.seconds = getattr(event, "seconds", 0.0)

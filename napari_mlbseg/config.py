@@ -221,7 +221,11 @@ class TrainingConfig(BaseModel):
     batch_size: int = _field(4, "Optimiser", "Unlabelled slices in a batch.", ge=1, le=256)
     clean_batch_size: int = _field(4, "Optimiser", "Clean slices in a batch.", ge=1, le=256)
     augment: bool = _field(True, "Optimiser", "Strong augmentation of clean slices (affine, elastic, intensity).")
-    mixed_precision: bool = _field(True, "Optimiser", "Half precision on CUDA outside the weight step.")
+    mixed_precision: bool = _field(
+        True,
+        "Optimiser",
+        "Half precision (bfloat16) outside the weight step: on CUDA, and for predictions on CPUs that compute in it.",
+    )
 
     @field_validator("features", "zoom_in", "zoom_out", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg import cli
+from napari_mlbseg import cli, cli_predict
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.results import RESULT_NAMES
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason
@@ -153,6 +153,36 @@ def test_a_cluster_has_as_many_at_a_time_as_it_has_workers(study, monkeypatch):
     assert study.most == 2
     request = json.loads((study.path / "out" / "a" / "request.json").read_text())
     assert request["config"]["cluster"] == "tcp://127.0.0.1:8786"
+
+
+def test_the_next_begins_before_results_are_written(study, monkeypatch):
+    """A cluster, or this machine's other cores, need not wait for large files to be compressed."""
+    begun: list[list[str]] = []
+    write = cli_predict.write_job_results
+
+    def noticed(folder, volumes, names):
+        begun.append(list(study.jobs))
+        return write(folder, volumes, names)
+
+    monkeypatch.setattr(cli_predict, "write_job_results", noticed)
+    assert study.predict()[0] == 0
+    assert begun == [["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+    assert study.most == 1
+
+
+def test_an_interruption_while_results_are_written_loses_none(study, monkeypatch):
+    write, interruptions = cli_predict.write_job_results, [KeyboardInterrupt]
+
+    def interrupted(folder, volumes, names):
+        if interruptions:
+            raise interruptions.pop()
+        return write(folder, volumes, names)
+
+    monkeypatch.setattr(cli_predict, "write_job_results", interrupted)
+    assert study.predict() == (130, {"a": "finished", "b": "cancelled", "c": "waiting"})
+    assert (study.path / "out" / "a" / "pseudo_labels.tif").exists()
+    assert study.predict() == (0, {"a": "finished", "b": "finished", "c": "finished"})
+    assert study.jobs == ["b", "c"]
 
 
 def test_a_table_names_images(study):

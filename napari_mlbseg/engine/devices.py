@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from napari_mlbseg.engine.place import Place
 from napari_mlbseg.task import TaskError
 
-__all__ = ["describe_device", "find_device"]
+__all__ = ["computes_in_half", "describe_device", "find_device"]
 
 
 def find_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B008  (frozen)
@@ -39,6 +41,19 @@ def find_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B00
     device = torch.device(kind, place.local_rank)
     torch.cuda.set_device(device)  # NCCL asks for the current one
     return device
+
+
+def computes_in_half(device: torch.device) -> bool:
+    """Whether `device` computes in bfloat16; one that only imitates it would be slower than in full precision."""
+    return device.type == "cuda" or (device.type == "cpu" and _cpu_computes_in_half())
+
+
+@cache
+def _cpu_computes_in_half() -> bool:
+    capabilities: dict[str, bool | str | int] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of torch do not tell
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def describe_device(device: torch.device) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.metrics import ClassScores, compare_labels, compare_masks
 from napari_mlbseg.engine.results import ForgottenArray, ForgottenResults
@@ -110,7 +111,8 @@ def _without(
     """Train without the clean slice `key` for `seconds`: its `Progress`, the score, and its terminal event."""
     began = time.monotonic()
     yield Progress(stage=Stage.INITIAL_LABELS, fraction=0)  # something to see before torch is imported
-    from napari_mlbseg.engine.training import Training
+    with without_collector():
+        from napari_mlbseg.engine.training import Training
 
     blind, found = _unmarked(task, key, seconds), _OneSlice(task, key)
     known = {volume.name: known_labels(blind, volume, blind.config.initial_labels) for volume in blind.volumes}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, UNet
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from napari_mlbseg.config import TrainingConfig
 
-__all__ = ["build_network", "input_channels", "size_divisor"]
+__all__ = ["build_network", "input_channels", "size_divisor", "usual_layout"]
 
 _ACTIVATION = ("LeakyReLU", {"negative_slope": 0.01, "inplace": False})  # in place would break forward-mode AD
 
@@ -37,7 +40,9 @@ def size_divisor(config: TrainingConfig) -> int:
     return 2**halvings
 
 
-def build_network(config: TrainingConfig, image_channels: int, classes: int) -> nn.Module:
+def build_network(
+    config: TrainingConfig, image_channels: int, classes: int, *, channels_last: bool = True
+) -> nn.Module:
     """The network of `config`, initialised by ``config.seed`` without touching torch's global random state.
 
     Parameters
@@ -47,6 +52,8 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
         Channels of the image; the context's slices and the shape prior come on top.
     classes : int
         Number of classes, background included: channels of the output's logits.
+    channels_last : bool
+        On a CPU, keep the channels of a pixel side by side: a step of UNet++ takes a quarter less time so.
 
     Returns
     -------
@@ -58,6 +65,14 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
     ``unet++`` is Zhou et al., "UNet++", 2018, which MLB-Seg uses. ``light`` is MONAI's strided U-Net without residual
     units: its first convolution halves the resolution, which makes it several times faster on a CPU.
     """
+    network = _network(config, image_channels, classes)
+    if channels_last:
+        network.register_forward_pre_hook(_to_channels_last)
+        network.register_forward_hook(_from_channels_last)
+    return network
+
+
+def _network(config: TrainingConfig, image_channels: int, classes: int) -> nn.Module:
     channels = input_channels(config, image_channels, classes)
     features = config.features
     with torch.random.fork_rng(devices=[]):
@@ -83,6 +98,30 @@ def build_network(config: TrainingConfig, image_channels: int, classes: int) -> 
             norm=_norm(config, levels),
         )
         return _FirstOutput(network) if config.architecture == "unet++" else network
+
+
+_USUAL_LAYOUT: ContextVar[bool] = ContextVar("_USUAL_LAYOUT", default=False)
+
+
+@contextmanager
+def usual_layout() -> Iterator[None]:
+    """Networks compute in torch's usual layout: torch has no forward mode for a group norm in the other."""
+    token = _USUAL_LAYOUT.set(True)
+    try:
+        yield
+    finally:
+        _USUAL_LAYOUT.reset(token)
+
+
+def _to_channels_last(network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    (x,) = inputs
+    if x.device.type != "cpu" or _USUAL_LAYOUT.get():
+        return inputs
+    return (x.contiguous(memory_format=torch.channels_last),)
+
+
+def _from_channels_last(network: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+    return logits.contiguous()
 
 
 def _five_levels(features: tuple[int, ...]) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from napari_mlbseg.engine.networks import usual_layout
 from napari_mlbseg.engine.ranks import ALONE, Ranks
 
 __all__ = [
@@ -99,7 +100,7 @@ def logit_tangent(
     """
     plain = {name: value.detach() for name, value in parameters.items()}
     along = {name: direction[name].detach() for name in plain}
-    with _in_full_precision(x.device):
+    with _in_full_precision(x.device), usual_layout():
         outputs = jvp(lambda p: _logits_at(network, p, x), (plain,), (along,))
     return outputs[0], outputs[1]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.checkpoint import Model, load_model
-from napari_mlbseg.engine.devices import describe_device, find_device
+from napari_mlbseg.engine.devices import computes_in_half, describe_device, find_device
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.pseudo_labels import ensemble, most_likely
 from napari_mlbseg.engine.results import ForgottenResults, MemoryResults, ResultArray, Results
@@ -62,9 +62,8 @@ class Predictor:
         x = torch.stack([pad_to(image, *sides) for image in images])
         training = self._network.training
         self._network.eval()
-        with torch.autocast(
-            x.device.type, torch.bfloat16, enabled=self._config.mixed_precision and x.device.type == "cuda"
-        ):
+        is_half = self._config.mixed_precision and computes_in_half(x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=is_half):
             parts = [self._probability(warp(x, view)) for view in self.views]
         self._network.train(training)
         views = ensemble(parts, self.views)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.results import ForgottenResults, Results
@@ -87,8 +88,9 @@ def train(
     for volume in task.volumes:
         yield from writer.write(volume, known[volume.name])
 
-    from napari_mlbseg.engine.ranks import ALONE
-    from napari_mlbseg.engine.training import Training
+    with without_collector():
+        from napari_mlbseg.engine.ranks import ALONE
+        from napari_mlbseg.engine.training import Training
 
     ranks = ALONE if join is None else join()
     numbers = {volume.name: number for number, volume in enumerate(task.volumes)}

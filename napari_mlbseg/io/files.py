@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import is_lazy
+from napari_mlbseg.io.array_view import MAPPED_BYTES, is_lazy
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, compact, from_slices
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
+from napari_mlbseg.io.spooling import write_spooled
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
 from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, read_zarr, write_zarr
 
@@ -86,7 +87,8 @@ def write_result(
         Without suffix; that of `like` is added.
     array : array-like, (Z, Y, X) or (Z, C, Y, X)
         Zarr is written slice by slice as it is; for other formats label numbers get the smallest integer type that
-        holds them, and real numbers become float32.
+        holds them, and real numbers become float32. Of more than a quarter of a gigabyte, a slice at a time is in
+        memory, and beside the file there is a temporary one of the same size.
     like : FileGrid
         The image.
     slice_axis : int
@@ -115,8 +117,15 @@ def write_result(
 
 def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:
     """Write an array that is in the order of the file `like` already; raises as `write_result`."""
-    write = {"nifti": write_nifti, "tiff": write_tiff, "zarr": write_zarr}[like.format]
-    write(path, array if like.format == "zarr" else compact(np.asarray(array)), axes, like)
+    if like.format == "zarr":
+        write_zarr(path, array, axes, like)
+        return
+    write = write_nifti if like.format == "nifti" else write_tiff
+    if array.nbytes > MAPPED_BYTES:
+        order: Literal["C", "F"] = "F" if like.format == "nifti" else "C"
+        write_spooled(array, path, order, lambda stored: write(path, stored, axes, like))
+    else:
+        write(path, compact(np.asarray(array)), axes, like)
 
 
 def _with_data(image: ImageFile, data: np.ndarray) -> ImageFile:

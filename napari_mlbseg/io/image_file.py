@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -16,6 +16,7 @@ __all__ = [
     "ImageFile",
     "ImageFileError",
     "compact",
+    "compact_type",
     "default_slice_axis",
     "from_slices",
     "slice_spacing",
@@ -180,21 +181,34 @@ def from_slices(array: Any, grid: FileGrid, slice_axis: int) -> tuple[Any, str]:
 
 
 def compact(array: np.ndarray) -> np.ndarray:
-    """`array` in the smallest number type that image viewers read: uint8, int16, int32, or float32.
+    """`array` in the type that `compact_type` finds for it; raises as that."""
+    return array.astype(compact_type(array.dtype, [array]), copy=False)
+
+
+def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
+    """The smallest number type that image viewers read: uint8, int16, int32, or float32.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the array.
+    parts : iterable of ndarray
+        All of the array, a part at a time; looked at only where its values decide.
 
     Raises
     ------
     ImageFileError
         If a label number does not fit into 32 bits.
     """
-    if array.dtype.kind == "f":
-        return array.astype(np.float32, copy=False)
-    if array.size == 0 or array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    low, high = int(array.min()), int(array.max())
-    for dtype in (np.uint8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return array.astype(dtype, copy=False)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind == "b" or dtype == np.uint8:
+        return np.dtype(np.uint8)
+    ranges = [(int(part.min()), int(part.max())) for part in parts if part.size]
+    low, high = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
+    for smallest in (np.uint8, np.int16, np.int32):
+        if np.iinfo(smallest).min <= low and high <= np.iinfo(smallest).max:
+            return np.dtype(smallest)
     raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 32 bits.")
 
 

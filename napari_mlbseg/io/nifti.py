@@ -131,23 +131,32 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
     native: NiftiNative = grid.native
     if "T" in axes:  # a 2D image over time: its third axis is stored with length 1
         array = np.expand_dims(array, 2)
-    header = native.header.copy()
+    header = native.header.copy()  # sform, qform and their codes stay as they are
     header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    header["pixdim"][1:4] = native.header["pixdim"][1:4]  # of fewer axes, the shape forgets the thickness
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the display range was that of the image
     header.set_intent("none")
-    image_class = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    # As the affine is the header's own, nibabel leaves sform, qform and their codes alone.
-    image: Any = image_class(array, native.affine, header)
 
     def write(file: BinaryIO) -> None:
         if path.name.endswith(".gz"):
             with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as compressed:
-                image.to_stream(compressed)
+                _write_parts(compressed, array, header)
         else:
-            image.to_stream(file)
+            _write_parts(file, array, header)
 
     write_file_atomically(path, write)
+
+
+def _write_parts(file: Any, array: np.ndarray, header: Any) -> None:
+    """Write header and array, a slice at a time: nibabel itself has a whole channel in memory."""
+    header.write_to(file)
+    file.write(bytes(header.get_data_offset() - file.tell()))
+    stored = header.get_data_dtype()
+    for index in np.ndindex(array.shape[:1:-1]):
+        plane = array[(..., *index[::-1])]
+        file.write(plane.astype(stored, copy=False).tobytes(order="F"))
 
 
 def new_nifti_grid(

@@ -26,6 +26,7 @@ _UNIT_NAMES = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "micro
                "": "pixel", "pixels": "pixel"}  # fmt: skip
 _UNITS = ("nm", "um", "mm", "cm", "m", "inch", "pixel")
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+_IMAGEJ_BYTES = 2**32 - 2**25  # beyond, its files have places for no page but the first
 #: What tifffile raises on files that are cut or overwritten.
 _DAMAGE = (
     tifffile.TiffFileError,
@@ -110,7 +111,7 @@ def read_tiff(path: Path) -> ImageFile:
 def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:
     """Write `array` with the resolution, units and flavour (ImageJ, OME, plain) of `grid`.
 
-    ImageJ's flavour knows three number types; other label numbers are written as OME with the same sizes.
+    ImageJ's flavour knows three number types and 4 GB; other arrays are written as OME with the same sizes.
 
     Parameters
     ----------
@@ -129,11 +130,12 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
     """
     native: TiffNative = grid.native
     if native.flavour == "imagej" and array.dtype == np.int16 and array.min() >= 0:
-        array = array.astype(np.uint16)
+        array = array.view(np.uint16)
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
     if native.resolution is not None:
         options |= {"resolution": native.resolution, "resolutionunit": native.resolution_unit}
-    if native.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and set(axes) <= set("TZCYX"):
+    is_imagej = native.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and array.nbytes < _IMAGEJ_BYTES
+    if is_imagej and set(axes) <= set("TZCYX"):
         options["imagej"] = True
         options["metadata"] |= native.imagej
     elif native.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):

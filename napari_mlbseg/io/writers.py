@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy
 from napari_mlbseg.io.files import has_known_suffix, write_array
 from napari_mlbseg.io.image_file import FileGrid
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, new_nifti_grid
@@ -41,7 +43,7 @@ def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         If the file cannot be written.
     """
     target = Path(path)
-    array = np.asarray(data)
+    array = _in_parts(data)
     is_nifti = has_known_suffix(target, NIFTI_SUFFIXES)
     if attributes.get("rgb", False):
         raise ValueError(f"The layer '{attributes.get('name')}' is in colour: split its channels first.")
@@ -52,7 +54,13 @@ def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     return [path]
 
 
-def _own_grid(array: np.ndarray, attributes: dict[str, Any], is_nifti: bool) -> FileGrid | None:
+def _in_parts(data: Any) -> Any:
+    """The array, or, of one that is large and lazy (zarr, dask), a view of which a slice at a time can be read."""
+    is_large = is_lazy(data) and hasattr(data, "dtype") and math.prod(data.shape) * data.dtype.itemsize > MAPPED_BYTES
+    return ArrayView(data) if is_large else np.asarray(data)
+
+
+def _own_grid(array: Any, attributes: dict[str, Any], is_nifti: bool) -> FileGrid | None:
     """The grid of the file that the layer came from, if it is of the wanted format and still fits the array."""
     entry = (attributes.get("metadata") or {}).get(METADATA_KEY)
     grid = entry.get("grid") if isinstance(entry, dict) else None
@@ -62,7 +70,7 @@ def _own_grid(array: np.ndarray, attributes: dict[str, Any], is_nifti: bool) -> 
     return grid if grid.stack_shape == stored_shape else None
 
 
-def _new_grid(path: Path, array: np.ndarray, attributes: dict[str, Any], is_nifti: bool) -> FileGrid:
+def _new_grid(path: Path, array: Any, attributes: dict[str, Any], is_nifti: bool) -> FileGrid:
     """A grid from the layer's scale, translation and units."""
     if not 2 <= array.ndim <= (3 if is_nifti else 4):
         raise ValueError(

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import psutil
 
+from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.engine.place import Place
 from napari_mlbseg.events import Failed
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory
 from napari_mlbseg.jobs.folder import JobFolder, Request, write_atomically
 from napari_mlbseg.jobs.processes import be_modest, lives, parent
+from napari_mlbseg.jobs.startup import run
 
 __all__ = ["LOST", "main", "read_note"]
 
@@ -63,8 +65,9 @@ def read_note(path: Path) -> tuple[Failed, bool] | None:
 
 
 def _follow(folder: JobFolder, place: Place) -> None:
-    from napari_mlbseg.engine.ranks import join
-    from napari_mlbseg.engine.training import follow
+    with without_collector():
+        from napari_mlbseg.engine.ranks import join
+        from napari_mlbseg.engine.training import follow
 
     ranks = join(place)
     request = Request.model_validate_json(ranks.text_of_first(""))
@@ -83,4 +86,4 @@ def _watch(worker: psutil.Process | None, place: Place) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

@@ -19,11 +19,13 @@ from functools import partial
 import psutil
 
 from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory, missing_another
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
 from napari_mlbseg.jobs.processes import be_modest, lives, parent
 from napari_mlbseg.jobs.ranks import Followers
+from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["main"]
@@ -132,7 +134,8 @@ def _attempt(
     elif request.kind == "predict":
         if previous is None:
             raise ValueError("A prediction needs the folder of a finished training.")
-        from napari_mlbseg.engine.predict import predict
+        with without_collector():
+            from napari_mlbseg.engine.predict import predict
 
         events = predict(
             task,
@@ -243,4 +246,4 @@ def _free_memory() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

@@ -72,3 +72,16 @@ def test_every_preset_has_a_network(preset):
     with torch.device("meta"):
         network = build_network(config, 1, 2)
     assert sum(parameter.numel() for parameter in network.parameters()) > 1e5
+
+
+def test_the_layout_in_memory_changes_no_value(config):
+    network, usual = build_network(config, 1, 2).double(), build_network(config, 1, 2, channels_last=False).double()
+    side = 2 * size_divisor(config)
+    x = torch.randn(2, input_channels(config, 1, 2), side, side, dtype=torch.double)
+    logits, expected = network(x), usual(x)
+    assert logits.is_contiguous()
+    torch.testing.assert_close(logits, expected)
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, parameter), other in zip(network.named_parameters(), usual.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=name)
