@@ -83,7 +83,7 @@ class Learner:
         ranks.same_as_first(self.student)
         self.teacher = MeanTeacher(self.student, config.ema_decay)
         self.parameters = dict(self.student.named_parameters())
-        self._noise = torch.Generator(device).manual_seed(config.seed)
+        self.generator = torch.Generator(device).manual_seed(config.seed)  # of the noise that the teacher sees
         self._optimiser = _build_optimiser(config, self.student)
 
     def set_learning_rate(self, rate: float) -> None:
@@ -258,7 +258,7 @@ class Learner:
         masks = [warp(on_slice, view, "nearest") * inside(view, on_slice) for view in views]
         # drawn for the whole batch, so that its numbers do not depend on the ranks
         shape = (len(views), len(batch.labels), *teacher.shape[1:])
-        noise = torch.randn(shape, generator=self._noise, device=teacher.device) * self.config.teacher_noise
+        noise = torch.randn(shape, generator=self.generator, device=teacher.device) * self.config.teacher_noise
         return _ViewBatch(
             student=torch.cat([warp(student, view) for view in views]),
             teacher=torch.cat([warp(teacher, view) for view in views]) + noise[:, share.rows].flatten(0, 1),

@@ -48,6 +48,8 @@ class Pool:
 
     Attributes
     ----------
+    generator : torch.Generator
+        The same.
     stores : list of SliceStore
         Normalised slices of each volume.
     initial : list of (LabelStack or None)
@@ -60,7 +62,7 @@ class Pool:
     def __init__(self, task: SegmentationTask, device: torch.device, generator: torch.Generator) -> None:
         self.task = task
         self.device = device
-        self._rng = generator
+        self.generator = generator
         n_volumes = len(task.volumes)
         self.stores = [SliceStore(volume, task.config.context, device, n_volumes) for volume in task.volumes]
         self.initial: list[LabelStack | None] = [None] * n_volumes
@@ -108,7 +110,7 @@ class Pool:
         divisor, shape = size_divisor(self.task.config), self.task.volumes[key[0]].slice_shape
         sides = [min(side, _PIECE) for side in shape] if is_large(shape) else list(shape)
         padded = tuple(max(round_up(side, divisor), 2 * divisor) for side in sides)
-        sampler = Sampler((padded[0], padded[1]), self.task.n_classes, self._rng)
+        sampler = Sampler((padded[0], padded[1]), self.task.n_classes, self.generator)
         for top in range(0, shape[0], sides[0]):
             for left in range(0, shape[1], sides[1]):
                 rows = slice(top, min(top + sides[0], shape[0]))
@@ -127,7 +129,7 @@ class Pool:
 
     def bent(self, prior: Tensor) -> Tensor:
         """A prior (B, K - 1, H, W), bent at random and sometimes withheld."""
-        return self.prior.doubted(prior, self._rng)
+        return self.prior.doubted(prior, self.generator)
 
     def network_input(self, key: Key) -> Tensor:
         """What the network sees of a slice when it predicts, (C + K - 1, Y, X)."""
@@ -183,7 +185,7 @@ class Pool:
 
     def _centre(self, labels: np.ndarray | None, shape: tuple[int, int]) -> tuple[int, int]:
         """A pixel to put a patch around: mostly one of a foreground class, each class alike, else any."""
-        if labels is not None and float(torch.rand((), generator=self._rng)) < _ON_FOREGROUND:
+        if labels is not None and float(torch.rand((), generator=self.generator)) < _ON_FOREGROUND:
             shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:]) + 1
             if len(shown):
                 candidates = np.flatnonzero(labels == shown[self._random(len(shown))])
@@ -201,7 +203,7 @@ class Pool:
         return starts_and_stops[0], starts_and_stops[1]
 
     def _random(self, n: int) -> int:
-        return int(torch.randint(n, (), generator=self._rng))
+        return int(torch.randint(n, (), generator=self.generator))
 
     def _make_prior(self, key: Key) -> Tensor:
         return self.prior(self.initial_slice(key), self.task.volumes[key[0]].slice_shape, self.device)
@@ -210,7 +212,7 @@ class Pool:
         """`n` of `keys`, each at most once as long as they suffice."""
         order: list[int] = []
         while len(order) < n:
-            order += torch.randperm(len(keys), generator=self._rng).tolist()
+            order += torch.randperm(len(keys), generator=self.generator).tolist()
         return [keys[k] for k in order[:n]]
 
     def _patch_size(self) -> tuple[int, int]:

@@ -33,10 +33,14 @@ class Meter:
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        now = time.monotonic()
-        if now - self._spoke < _SPEAK_SECONDS:
+        if time.monotonic() - self._spoke >= _SPEAK_SECONDS:
+            yield from self.rest(stage, bootstrap_step, step)
+
+    def rest(self, stage: Stage, bootstrap_step: int, step: int) -> Iterator[Event]:
+        """Say what was taken in since the last `Losses`: at the end of a stage, so that no step is left out."""
+        if not self._count:
             return
-        self._spoke = now
+        self._spoke = time.monotonic()
         total = bootstrap_step + step
         means: dict[str, float | None] = {name: value / self._count for name, value in self._sums.items()}
         yield Losses(stage=stage, step=total, values=means)

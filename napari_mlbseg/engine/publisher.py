@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,14 @@ from napari_mlbseg.engine.initial_labels import is_large as is_large_volume
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
-from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, probe, write_slices
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, probe, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
+from napari_mlbseg.engine.ranks import ALONE, Ranks
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
+from napari_mlbseg.engine.shared_final import Found, gathered, rounds, seeded
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.slices import is_large
 from napari_mlbseg.engine.views import View
@@ -63,6 +66,8 @@ class Publisher:
     only : collection of (int, int), optional
         Slices that are wanted, as (number of the volume, slice): no other is predicted, during the training or at its
         end, and no other's weights are kept. By default all.
+    ranks : Ranks
+        Who share the last pass over all slices; rank 0 alone shows and writes.
 
     Attributes
     ----------
@@ -82,14 +87,15 @@ class Publisher:
         schedule: Schedule,
         order: PreviewOrder,
         only: Collection[Key] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.task = pool.task
+        self.task, self._ranks = pool.task, ranks
         self._pool, self._learner, self._results = pool, learner, results
         self._schedule, self._order = schedule, order
         self._only = None if only is None else frozenset(only)
         self.outline_seconds = 0.0
         self.maps = WeightMaps()
-        self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume
+        self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
         self.unreached: dict[int, list[int]] = {}
 
@@ -125,37 +131,41 @@ class Publisher:
     def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
 
+        The ranks share the slices of a round; what rank 0 decides of it holds for all, and rank 0 alone shows them.
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
         and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
         """
         began, done, slowest = self._schedule.seconds, 0, 0.0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
-        predictor = Predictor(self.network, self.task.config, self._affordable_views())
+        (n_views,) = self._ranks.of_first(self._affordable_views())
+        predictor = Predictor(self.network, self.task.config, int(n_views))
         for number, volume in enumerate(self.task.volumes):
             size = predictor.batch_size(volume.slice_shape)
-            for batch in in_batches(self._wanted(number), size):
+            for batches in rounds(self._ranks, self._wanted(number), size):
+                slices = [z for batch in batches for z in batch]
                 if stops():
                     return
-                if self._is_overdue(number, len(batch), slowest):
-                    self.unreached.setdefault(number, []).extend(batch)
+                (is_overdue,) = self._ranks.of_first(self._is_overdue(number, len(slices), slowest))
+                if is_overdue:
+                    self.unreached.setdefault(number, []).extend(slices)
                     continue
                 began_batch = self._schedule.seconds
-                if self._can_visit(number, len(batch), total - done):
-                    self._visit([(number, z) for z in batch])
-                if trained:
-                    predicted = self._predicted(predictor, number, batch)
-                else:
-                    predicted = self._initial_probability(number, batch)
-                yield self._show(number, batch, predicted, Stage.PREDICT)
-                done += len(batch)
-                seconds = self._schedule.seconds
-                slowest = max(slowest, (seconds - began_batch) / len(batch))
-                yield Progress(
-                    stage=Stage.PREDICT,
-                    fraction=0.95 + 0.05 * done / total,
-                    seconds=seconds,
-                    seconds_left=(seconds - began) * (total - done) / done,
-                )
+                unseen = self._ranks.list_of_first(self._to_visit(number, slices, total - done))
+                find = partial(self._find, predictor if trained else None, number, frozenset(unseen))
+                for batch, found, is_own in gathered(self._ranks, batches, find):
+                    if not is_own:
+                        self._remember_visits(number, [z for z in batch if z in unseen], found[4:])
+                    yield self._show(number, batch, _predicted_of(found, int(n_views)), Stage.PREDICT)
+                    del found  # before the next batch comes
+                    done += len(batch)
+                    seconds = self._schedule.seconds
+                    yield Progress(
+                        stage=Stage.PREDICT,
+                        fraction=0.95 + 0.05 * done / total,
+                        seconds=seconds,
+                        seconds_left=(seconds - began) * (total - done) / done,
+                    )
+                slowest = max(slowest, (self._schedule.seconds - began_batch) / len(slices))
 
     def reserve_final(self, training_visits: bool) -> None:
         """Keep the time free that `final` will take, from what one slice takes.
@@ -291,20 +301,54 @@ class Publisher:
         doubt[[i for i, z in enumerate(slices) if clean[z]]] = 0
         return doubt
 
+    def _find(self, predictor: Predictor | None, number: int, unseen: Collection[int], batch: list[int]) -> Found:
+        """What `_Predicted` holds of slices; of those `unseen`, a rank that keeps no maps adds w^n and w^p, (2, Y, X).
+
+        Without a predictor, it is the initial labels.
+        """
+        keys = [(number, z) for z in batch if z in unseen]
+        self._visit(keys)
+        if predictor is None:
+            predicted = self._initial_probability(number, batch)
+        else:
+            predicted = self._predicted(predictor, number, batch)
+        if self._ranks.is_first:
+            return predicted[:4]
+        means = [self.maps.mean(key) for key in keys]
+        self.maps = WeightMaps()
+        return [*predicted[:4], *(torch.from_numpy(np.stack(mean)) for mean in means if mean is not None)]
+
+    def _to_visit(self, number: int, slices: Sequence[int], left: int) -> list[int]:
+        """Which of `slices` no step saw whole, if there is time to weigh them."""
+        if not self._can_visit(number, len(slices), left):
+            return []
+        return [z for z in slices if not self.maps.covers((number, z))]
+
     def _visit(self, keys: Sequence[Key]) -> None:
-        """Weigh slices that no step saw whole, without learning from them."""
-        for key in keys:
-            if self.maps.covers(key):
-                continue
-            if self._direction is None:
+        """Weigh slices without learning from them."""
+        generators, seed = (self._pool.generator, self._learner.generator), self.task.config.seed
+        if keys and self._direction is None:
+            with seeded(generators, seed):
                 clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
                 self._direction = self._learner.clean_direction(clean)
-            for piece in self._pool.pieces(key):
-                initial, pseudo = on_slice(self._learner.weights(piece, self._direction), [View()])
-                self.maps.add(key, self.task.volumes[key[0]].slice_shape, piece.corners[0], initial[0], pseudo[0])
+        for key in keys:
+            assert self._direction is not None
+            with seeded(generators, seed, *key):
+                for piece in self._pool.pieces(key):
+                    initial, pseudo = on_slice(self._learner.weights(piece, self._direction), [View()])
+                    self._remember_visit(key, piece.corners[0], initial[0], pseudo[0])
+
+    def _remember_visit(self, key: Key, corner: tuple[int, int], initial: Tensor, pseudo: Tensor) -> None:
+        self.maps.add(key, self.task.volumes[key[0]].slice_shape, corner, initial, pseudo)
+
+    def _remember_visits(self, number: int, slices: Sequence[int], found: Found) -> None:
+        """Take over what another rank has weighed: w^n and w^p of whole slices, (2, Y, X) each."""
+        for z, weights in zip(slices, found, strict=True):
+            assert weights is not None
+            self._remember_visit((number, z), (0, 0), weights[0], weights[1])
 
     def _measure_costs(self) -> None:
-        """Seconds to predict and to weigh a slice of each volume; the same where slices are padded alike.
+        """Seconds to predict and to weigh a slice of each volume, shared; the same where slices are padded alike.
 
         Of large slices only a part is predicted in one view, and a part is weighed.
         """
@@ -317,12 +361,12 @@ class Publisher:
             piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
             shape = (*piece.image.shape, n_pieces)
             if shape not in measured:
-                weighing = n_pieces * _seconds(self._learner.weights, piece, direction)
+                weighing = n_pieces * _seconds(self._learner.weights, piece, direction) / self._ranks.size
                 measured[shape] = self._seconds_to_predict(number), weighing
             self._costs.append(measured[shape])
 
     def _seconds_to_predict(self, number: int) -> float:
-        """Seconds to predict a slice of a volume with all views and to write it."""
+        """Seconds to predict a slice of a volume with all views, which the ranks share, and to write it."""
         volume, n_views = self.task.volumes[number], self.task.config.n_views_predict
         part, times = probe(self._pool.network_input((number, 0)))
         predictor = Predictor(self.network, self.task.config, n_views if times == 1 else 1)
@@ -331,7 +375,7 @@ class Publisher:
             seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
         else:
             seconds = _seconds(predictor, [part]) * times * n_views
-        return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
+        return seconds / self._ranks.size + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
 
     def _is_overdue(self, number: int, slices: int, slowest: float) -> bool:
         """Whether slices of a large volume would be predicted too late, even in a single view; any other is finished.
@@ -363,7 +407,8 @@ class Publisher:
             return 0.0
         if any(is_large(self.task.volumes[number].slice_shape) for number, _ in self._pool.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else
-        return self.outline_seconds + sum(_LOOKING * self._costs[number][1] for number, _ in self._pool.clean)
+        weighing = sum(self._costs[number][1] for number, _ in self._pool.clean) * self._ranks.place.size  # rank 0's
+        return self.outline_seconds + _LOOKING * weighing
 
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
@@ -379,6 +424,14 @@ class Publisher:
         labels = np.stack([np.zeros(shape, np.int64) if plane is None else plane for plane in known])
         one_hot = F.one_hot(torch.from_numpy(labels.astype(np.int64)), self.task.n_classes)
         return _Predicted(one_hot.movedim(-1, 1).float(), torch.ones(labels.shape))
+
+
+def _predicted_of(found: Found, n_views: int) -> _Predicted:
+    """What a rank has found of a batch, see `Publisher._find`."""
+    probability, agreement, network, doubt = found[:4]
+    assert probability is not None
+    assert agreement is not None
+    return _Predicted(probability, agreement, network, doubt, n_views)
 
 
 def _seconds(action: Callable[..., object], *arguments: object) -> float:

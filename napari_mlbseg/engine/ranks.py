@@ -8,7 +8,8 @@ a stage ends, whether somebody asked to stop) is decided by rank 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -127,6 +128,33 @@ class Ranks:
         dist.all_reduce(whole)
         return whole
 
+    # -- what every rank has found for itself --------------------------------------------------------------------
+
+    def send(self, tensors: Sequence[Tensor | None]) -> None:
+        """Give rank 0, which has to `receive` them, some tensors; returns once it has them."""
+        held = [None if x is None else x.detach().cpu().contiguous() for x in tensors]
+        described = [None if x is None else [str(x.dtype).removeprefix("torch."), list(x.shape)] for x in held]
+        header = np.frombuffer(json.dumps(described).encode(), np.uint8).copy()
+        dist.send(torch.tensor([len(header)]), 0)
+        dist.send(torch.from_numpy(header), 0)
+        for x in held:
+            if x is not None:
+                dist.send(x.view(-1).view(torch.uint8), 0)
+
+    def receive(self, rank: int) -> list[Tensor | None]:
+        """What another rank sends to this one, rank 0; in the memory of the CPU."""
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.recv(length, rank)
+        header = torch.zeros(int(length), dtype=torch.uint8)
+        dist.recv(header, rank)
+        received: list[Tensor | None] = []
+        for described in json.loads(header.numpy().tobytes()):
+            x = None if described is None else torch.empty(described[1], dtype=getattr(torch, described[0]))
+            if x is not None:
+                dist.recv(x.view(-1).view(torch.uint8), rank)
+            received.append(x)
+        return received
+
     # -- what rank 0 knows ---------------------------------------------------------------------------------------
 
     def of_first(self, *values: float) -> tuple[float, ...]:
@@ -136,6 +164,16 @@ class Ranks:
         numbers = torch.tensor(values, dtype=torch.float64)
         dist.broadcast(numbers, 0)
         return tuple(numbers.tolist())
+
+    def list_of_first(self, numbers: Sequence[int]) -> list[int]:
+        """Rank 0's `numbers`, however many they are."""
+        if self._is_apart:
+            return list(numbers)
+        (length,) = self.of_first(len(numbers))
+        sent = np.array(numbers, np.int64) if self.is_first else np.zeros(int(length), np.int64)
+        if length:
+            self.array_of_first(sent)
+        return [int(number) for number in sent]
 
     def array_of_first(self, array: np.ndarray) -> None:
         """Overwrite an array, contiguous, by rank 0's."""

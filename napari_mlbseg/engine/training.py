@@ -12,7 +12,13 @@ import torch
 
 from napari_mlbseg.engine.checkpoint import Model, save_model, warm_start
 from napari_mlbseg.engine.devices import describe_device, find_device
-from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype, is_large, known_labels
+from napari_mlbseg.engine.initial_labels import (
+    LabelStack,
+    SomeLabels,
+    index_dtype,
+    is_large,
+    labels_of_first,
+)
 from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
@@ -42,7 +48,7 @@ class Training:
     """State of one training; each public method is a stage that yields its events.
 
     Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number, and `ranks`
-    have met. All of them run the stages until `finish`, which is rank 0's; the others' events are of no use.
+    have met. All of them run all stages; the others' events than rank 0's are of no use.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class Training:
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
-        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only)
+        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only, ranks)
         self._bootstrap_step = self._step = 0
 
     @property
@@ -102,7 +108,7 @@ class Training:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config, ranks = self.task.config, self._ranks
         if not ranks.is_first:
-            self._pool.set_initial_labels(*self._labels_of_first([None] * len(self.task.volumes), ()))
+            self._pool.set_initial_labels(*labels_of_first(ranks, self.task, [None] * len(self.task.volumes), ()))
             return
         facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
         yield Metrics(values={**facts, "processes": ranks.size} if ranks.size > 1 else facts)
@@ -119,7 +125,7 @@ class Training:
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
         found = [labels[volume.name] for volume in self.task.volumes]
         anchored = [source in ("interpolation", "propagation") for source in sources]
-        self._pool.set_initial_labels(*self._labels_of_first(found, anchored))
+        self._pool.set_initial_labels(*labels_of_first(ranks, self.task, found, anchored))
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
 
     def bootstrap(self) -> Iterator[Event]:
@@ -140,6 +146,7 @@ class Training:
             yield from self._meter.tick(Stage.BOOTSTRAP, self._bootstrap_step, 0, losses)
             if not known:  # known initial labels are better than a network that has just begun
                 yield from self._preview(Stage.BOOTSTRAP)
+        yield from self._meter.rest(Stage.BOOTSTRAP, self._bootstrap_step, 0)
         if not known:
             yield from self._label_by_network()
 
@@ -156,15 +163,17 @@ class Training:
             self._step += 1
             yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
+        yield from self._meter.rest(Stage.TRAIN, self._bootstrap_step, self._step)
 
     def finish(self) -> Iterator[Event]:
         """Save the model, predict every slice with all views, write both weight maps of every slice, look again.
 
-        Rank 0 does so alone.
+        The ranks share the slices; rank 0 writes them, and looks again alone.
         """
-        self._ranks.leave()
         trained_until = predicted_until = self._schedule.seconds
         steps = self._bootstrap_step + self._step
+        trained = steps > 0 or self._is_warm
+        self._ranks.same_as_first(self._publisher.network)  # what is saved is what predicts
         if self._save_to is not None:
             model = Model(
                 self._publisher.network,
@@ -174,9 +183,13 @@ class Training:
                 prior_reach=self._pool.prior.reach,
             )
             save_model(self._save_to, model)
-        if not self._stops():
-            trained = steps > 0 or self._is_warm
+        goes_on = not self._stops()
+        if goes_on:
             yield from self._publisher.final(trained=trained, stops=self._stops)
+        self._ranks.leave()
+        if not self._ranks.is_first:
+            return
+        if goes_on:
             yield from self._show_the_unreached()
             predicted_until = self._schedule.seconds
             if trained:
@@ -285,29 +298,6 @@ class Training:
         is_given = volume.initial_labels is not None and self.task.config.initial_labels in ("given", "auto")
         return "given" if is_given else "interpolation"
 
-    def _labels_of_first(
-        self, found: list[LabelStack | None], anchored: Sequence[bool]
-    ) -> tuple[list[LabelStack | None], list[bool]]:
-        """Rank 0's initial labels of every volume, and which of them are anchored; the others' need hold none.
-
-        Those of a large volume are made slice by slice from the task, which every rank has.
-        """
-        ranks, n = self._ranks, len(found)
-        if ranks.size == 1:
-            return found, list(anchored)
-        is_known = ranks.of_first(*([labels is not None for labels in found]))
-        is_anchored = ranks.of_first(*(anchored or [False] * n))
-        dtype = index_dtype(self.task.n_classes)
-        for number, volume in enumerate(self.task.volumes):
-            if is_known[number] and is_large(volume):
-                found[number] = known_labels(self.task, volume, self.task.config.initial_labels)
-            elif is_known[number]:
-                own = found[number]
-                labels = np.empty(volume.shape, dtype) if own is None else np.ascontiguousarray(own, dtype)
-                ranks.array_of_first(labels)
-                found[number] = labels
-        return found, [bool(value) for value in is_anchored]
-
     def _begins_step(self, is_over: bool) -> bool:
         """Whether a step follows, for which the learning rate is set: rank 0's clock and its folder decide for all."""
         goes_on = not is_over and not (self._stopped or self._stop())
@@ -345,6 +335,5 @@ def follow(task: SegmentationTask, device: str, ranks: Ranks, previous: Path | N
     training = Training(
         task, device, ForgottenResults(), lambda: False, lambda: None, previous, None, time.monotonic(), ranks=ranks
     )
-    for _ in chain(training.initial_labels({}), training.bootstrap(), training.weighted()):
+    for _ in chain(training.initial_labels({}), training.bootstrap(), training.weighted(), training.finish()):
         pass
-    ranks.leave()
