@@ -110,6 +110,8 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 def _plot(path: Path, figures: dict[str, dict[str, Any]]) -> None:
     """Seconds over the number of volumes, all of one size."""
     cases = [case for case in figures if "x" not in case]
+    if not cases:
+        return
     numbers = [_case(case)[0] for case in cases]
     labels = {"seconds_to_add": "add", "seconds_to_open": "open the session", "seconds_of_job": "shortest training"}
     curves = [
@@ -220,6 +222,7 @@ def _train(dock: MLBSegDock) -> dict[str, float]:
         start = time.process_time()
         dock.train.button.click()
         click = time.process_time() - start
+        play(lambda: session.state is not SessionState.PREPARING)
         spent = _Spent(session)
         play(spent.until_the_end)
     outcome = session.current_round.outcome if session.current_round is not None else None
@@ -233,7 +236,8 @@ class _Spent:
 
     def __init__(self, session: SegmentationSession) -> None:
         self._session = session
-        assert session.current_round is not None  # it was just started
+        if session.current_round is None:
+            raise SystemExit("The training did not begin.")
         self._worker = psutil.Process(session.current_round.job.pid)
         self.seconds = 0.0
 
