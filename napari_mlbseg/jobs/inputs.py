@@ -171,6 +171,8 @@ def _seen_from(folder: Path, path: Path, movable: Path | None) -> str:
 
 def _save(path: Path, array: np.ndarray, step: Step) -> None:
     """What `numpy.save` does, slice by slice: a large image takes long to write."""
+    if array.dtype.hasobject:
+        raise ValueError(f"Object arrays are not stored ({array.dtype}): convert it to numbers.")
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -101,7 +101,7 @@ class TrainedVolumes(KeptVolumes):
             self._touch_record()
             self.config_changed.emit(config)
 
-    # -- training ------------------------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> SessionState:
@@ -236,7 +236,7 @@ class TrainedVolumes(KeptVolumes):
     def _appraise(self) -> None:
         """Find out in the background what there is to know of the rounds."""
 
-    # -- parts ---------------------------------------------------------------------------------------------------------
+    # -- parts ---------------------------------------------------------------------------------------------------
 
     def _begin_round(self, started: Round) -> None:
         self._begin(started)
