@@ -60,6 +60,7 @@ _COLUMNS = {
     "switch, new (s, median / largest)": "switch_new",
     "switch, back (s)": "switch_back",
     "click on Train (CPU s)": "seconds_of_click",
+    "largest delay until the worker is there (ms)": "delay_until_worker_max_ms",
     "shortest job (CPU s)": "seconds_of_job",
     "delay p95 (ms)": "delay_p95_ms",
     "largest (ms)": "delay_max_ms",
@@ -222,13 +223,15 @@ def _train(dock: MLBSegDock) -> dict[str, float]:
         start = time.process_time()
         dock.train.button.click()
         click = time.process_time() - start
-        play(lambda: session.state is not SessionState.PREPARING)
+        prepared = play(lambda: session.state is not SessionState.PREPARING)
+        delay = ticks.delays()["delay_max_ms"]
         spent = _Spent(session)
         play(spent.until_the_end)
     outcome = session.current_round.outcome if session.current_round is not None else None
     if not isinstance(outcome, Finished):
         raise SystemExit(f"The training did not end well: {outcome or dock.train.complaint.text()}")
-    return {"seconds_of_click": click, "seconds_of_job": spent.seconds, **ticks.delays()}
+    figures = {"seconds_of_click": click, "seconds_until_worker": prepared, "delay_until_worker_max_ms": delay}
+    return {**figures, "seconds_of_job": spent.seconds, **ticks.delays()}
 
 
 class _Spent:

@@ -19,7 +19,7 @@ from napari_mlbseg.session.watcher import SliceWatcher
 __all__ = ["Change", "Demand", "ImageCopy", "Kept", "Layout", "layout_of"]
 
 _ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk by itself
-_BATCH_SECONDS = 0.25  # after which the copying of an image tells how far it is
+_BATCH_SECONDS = 0.5  # after which the copying of an image tells how far it is
 
 #: Shape, type and slice axis of an annotation.
 Layout = tuple[tuple[int, ...], np.dtype, int]
