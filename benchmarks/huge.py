@@ -91,8 +91,8 @@ def _watched(what: str, viewer: napari.Viewer, dock: MLBSegDock, seen: int, befo
     peaks = _Peaks()
     with ticking(lambda count: _scroll_and_paint(dock, seen, count, paint)) as ticks:
         dock.train.button.click()
-        started = session.current_round
         play(lambda: session.state is SessionState.IDLE)
+        started = session.current_round
         took = time.perf_counter() - ticks.began
     peaks.stop()
     delays = ticks.delays()

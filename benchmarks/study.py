@@ -60,6 +60,7 @@ _COLUMNS = {
     "switch, new (s, median / largest)": "switch_new",
     "switch, back (s)": "switch_back",
     "click on Train (CPU s)": "seconds_of_click",
+    "largest delay until the worker is there (ms)": "delay_until_worker_max_ms",
     "shortest job (CPU s)": "seconds_of_job",
     "delay p95 (ms)": "delay_p95_ms",
     "largest (ms)": "delay_max_ms",
@@ -110,6 +111,8 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 def _plot(path: Path, figures: dict[str, dict[str, Any]]) -> None:
     """Seconds over the number of volumes, all of one size."""
     cases = [case for case in figures if "x" not in case]
+    if not cases:
+        return
     numbers = [_case(case)[0] for case in cases]
     labels = {"seconds_to_add": "add", "seconds_to_open": "open the session", "seconds_of_job": "shortest training"}
     curves = [
@@ -220,12 +223,15 @@ def _train(dock: MLBSegDock) -> dict[str, float]:
         start = time.process_time()
         dock.train.button.click()
         click = time.process_time() - start
+        prepared = play(lambda: session.state is not SessionState.PREPARING)
+        delay = ticks.delays()["delay_max_ms"]
         spent = _Spent(session)
         play(spent.until_the_end)
     outcome = session.current_round.outcome if session.current_round is not None else None
     if not isinstance(outcome, Finished):
         raise SystemExit(f"The training did not end well: {outcome or dock.train.complaint.text()}")
-    return {"seconds_of_click": click, "seconds_of_job": spent.seconds, **ticks.delays()}
+    figures = {"seconds_of_click": click, "seconds_until_worker": prepared, "delay_until_worker_max_ms": delay}
+    return {**figures, "seconds_of_job": spent.seconds, **ticks.delays()}
 
 
 class _Spent:
@@ -233,7 +239,8 @@ class _Spent:
 
     def __init__(self, session: SegmentationSession) -> None:
         self._session = session
-        assert session.current_round is not None  # it was just started
+        if session.current_round is None:
+            raise SystemExit("The training did not begin.")
         self._worker = psutil.Process(session.current_round.job.pid)
         self.seconds = 0.0
 

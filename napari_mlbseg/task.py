@@ -5,7 +5,7 @@ Axis 0 of every array here is the slice axis; the session moves the user's axis 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_mlbseg.config import TrainingConfig
 
-__all__ = ["FEWEST_TO_LEAVE_OUT", "SegmentationTask", "TaskError", "Volume", "resolve_task"]
+__all__ = ["FEWEST_TO_LEAVE_OUT", "SegmentationTask", "TaskError", "Volume", "check_images", "resolve_task"]
 
 #: Clean slices from which on one can be left out: two remain to learn from.
 FEWEST_TO_LEAVE_OUT = 3
@@ -141,7 +141,11 @@ class SegmentationTask:
 
 
 def resolve_task(
-    volumes: Sequence[Volume], config: TrainingConfig, *, class_values: Sequence[int] | None = None
+    volumes: Sequence[Volume],
+    config: TrainingConfig,
+    *,
+    class_values: Sequence[int] | None = None,
+    unread: Collection[str] = (),
 ) -> SegmentationTask:
     """Validate volumes and freeze them into a task. Pure: nothing is written, no array is changed.
 
@@ -151,6 +155,8 @@ def resolve_task(
     config : TrainingConfig
     class_values : sequence of int, optional
         Label numbers that must be learnt; by default those that occur on clean slices.
+    unread : collection of str
+        Names of volumes whose images are not looked at, since that would take time: `check_images` has to follow.
 
     Raises
     ------
@@ -173,8 +179,7 @@ def resolve_task(
         )
     if not any(volume.clean.any() for volume in volumes):
         raise TaskError("No slice is marked clean: paint at least one slice completely and mark it clean.")
-    for volume in volumes:
-        _check_image(volume)
+    check_images([volume for volume in volumes if volume.name not in unread])
     if config.initial_labels == "given" and all(volume.initial_labels is None for volume in volumes):
         raise TaskError("The initial labels are to be given, but there are none: choose a layer or file for them.")
     present = {0}
@@ -191,6 +196,24 @@ def resolve_task(
         which = f"Label {missing[0]} occurs" if len(missing) == 1 else f"Labels {', '.join(map(str, missing))} occur"
         raise TaskError(f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels.")
     return SegmentationTask(volumes=tuple(volumes), class_values=tuple(wanted), config=config)
+
+
+def check_images(volumes: Sequence[Volume], before_each: Callable[[], object] = lambda: None) -> None:
+    """Refuse images without any number, and clean slices without; reads as few slices as that takes.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+    before_each : callable
+        Called before a slice is read; what it raises ends the search.
+
+    Raises
+    ------
+    TaskError
+        As `resolve_task`.
+    """
+    for volume in volumes:
+        _check_image(volume, before_each)
 
 
 def _check_shapes(volume: Volume) -> None:
@@ -232,30 +255,35 @@ def _check_clean(volume: Volume) -> None:
         )
 
 
-def _check_image(volume: Volume) -> None:
+def _check_image(volume: Volume, before_each: Callable[[], object]) -> None:
     """At least some voxels, and some on every clean slice, must be numbers."""
-    if getattr(volume.image, "is_finite", False):  # somebody looked already, when it was read
+    if np.dtype(volume.image.dtype).kind != "f" or getattr(volume.image, "is_finite", False):
+        return  # or somebody looked already, when it was read
+
+    def has_numbers(z: int) -> bool:
+        before_each()
+        return bool(np.isfinite(volume.image_slice(z)).any())
+
+    clean = volume.clean_slices
+    blind = next((z for z in clean if not has_numbers(z)), None)
+    if clean and blind is None:
         return
-    slices: Sequence[int] = range(volume.n_slices)
+    others: Sequence[int] = volume.unlabelled_slices if blind is None else range(volume.n_slices)
     if int(np.prod(volume.image.shape)) * np.dtype(volume.image.dtype).itemsize > _WHOLE_CHECK_BYTES:
         spread = np.linspace(0, volume.n_slices - 1, 16).astype(int).tolist()
-        slices = sorted({*spread, *volume.clean_slices})
-    if np.dtype(volume.image.dtype).kind == "f":
-        finite = {z: bool(np.isfinite(volume.image_slice(z)).any()) for z in slices}
-        if not any(finite.values()):
-            raise TaskError(f"The image '{volume.name}' holds no number, only NaN: choose another image.")
-        blind = [z for z in volume.clean_slices if not finite[z]]
-        if blind:
-            raise TaskError(
-                f"Slice {blind[0]} of '{volume.name}' is marked clean but its image holds only NaN: unmark it."
-            )
+        others = sorted({*spread, *clean})
+    if not any(has_numbers(z) for z in others):
+        raise TaskError(f"The image '{volume.name}' holds no number, only NaN: choose another image.")
+    if blind is not None:
+        raise TaskError(f"Slice {blind} of '{volume.name}' is marked clean but its image holds only NaN: unmark it.")
 
 
 def _clean_values(volume: Volume) -> set[int]:
     """Label numbers on the clean slices; refuses negative ones."""
     values: set[int] = set()
+    known = getattr(volume.labels, "values_of", None)  # of a snapshot: somebody looked when it was made
     for z in volume.clean_slices:
-        values |= {int(value) for value in np.unique(volume.label_slice(z))}
+        values |= known(z) if known is not None else {int(value) for value in np.unique(volume.label_slice(z))}
     if values and min(values) < 0:
         raise TaskError(
             f"The labels of '{volume.name}' hold the negative number {min(values)}: label numbers start at 0, "

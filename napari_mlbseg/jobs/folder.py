@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +33,15 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
 from napari_mlbseg.jobs.arrays import create_array, open_array
-from napari_mlbseg.jobs.inputs import ArrayReference, share_fetched, store_array, store_slices
+from napari_mlbseg.jobs.inputs import (
+    ArrayReference,
+    Copied,
+    InputPart,
+    Step,
+    share_fetched,
+    store_array,
+    store_slices,
+)
 from napari_mlbseg.task import SegmentationTask, Volume
 
 if TYPE_CHECKING:
@@ -115,6 +123,8 @@ class JobFolder:
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,
         like: Path | None = None,
+        movable: Path | None = None,
+        step: Callable[[Copied], object] = lambda copied: None,
     ) -> Request:
         """Freeze `task` into the folder: arrays first, ``request.json`` last.
 
@@ -131,6 +141,10 @@ class JobFolder:
             from them.
         like : Path, optional
             An earlier job folder: images that are the same there are shared on the disk.
+        movable : Path, optional
+            See `store_array`.
+        step : callable
+            Called between slices with how far the copying of an array is; what it raises ends the writing.
 
         Raises
         ------
@@ -147,19 +161,26 @@ class JobFolder:
         painted = painted or {}
         fetched = _requested_images(like)
         for number, volume in enumerate(task.volumes):
+
+            def of(part: InputPart, name: str = volume.name) -> Step:
+                return lambda done, total: step(Copied(name, part, done, total))
+
             stem = f"inputs/{number}"
             (self.path / stem).mkdir(parents=True, exist_ok=True)
             given = volume.initial_labels
-            image = store_array(self.path, f"{stem}/image", volume.image, like)
+            image = store_array(self.path, f"{stem}/image", volume.image, like, movable=movable, step=of("image"))
             if like is not None and volume.name in fetched:
                 share_fetched(self.path, image, like, fetched[volume.name])
+            if given is not None:
+                given = store_array(self.path, f"{stem}/initial_labels", given, step=of("initial_labels"))
             shown = sorted({*volume.clean_slices, *painted.get(volume.name, ())})
+            labels = store_slices(self.path, f"{stem}/labels", volume.labels, shown, of("labels")) if shown else None
             volumes.append(
                 VolumeRequest(
                     name=volume.name,
                     image=image,
-                    labels=store_slices(self.path, f"{stem}/labels", volume.labels, shown) if shown else None,
-                    initial_labels=None if given is None else store_array(self.path, f"{stem}/initial_labels", given),
+                    labels=labels,
+                    initial_labels=given,
                     clean=volume.clean_slices,
                     spacing=volume.spacing,
                     unit=volume.unit,

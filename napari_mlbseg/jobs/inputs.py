@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,36 @@ from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 
-__all__ = ["ArrayReference", "share_fetched", "store_array", "store_slices"]
+__all__ = ["ArrayReference", "Copied", "InputPart", "Step", "share_fetched", "store_array", "store_slices"]
 
 
 _MANY = 64  # slices
 _NOT_LARGE = 2**28  # bytes
+
+InputPart = Literal["image", "labels", "initial_labels"]
+
+#: Called before and after a slice is read, with the number of slices that were stored and of all; what it raises ends
+#: the copying.
+Step = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How far the copying of an array is.
+
+    Attributes
+    ----------
+    volume : str
+        Name of the volume that the array belongs to.
+    part : {"image", "labels", "initial_labels"}
+    done, total : int
+        Slices.
+    """
+
+    volume: str
+    part: InputPart
+    done: int
+    total: int
 
 
 class ArrayReference(BaseModel):
@@ -59,7 +85,19 @@ class ArrayReference(BaseModel):
         temporary.replace(path)
 
 
-def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -> ArrayReference:
+def _go_on(done: int, total: int) -> None:
+    """Nobody wants to know, nobody stops it."""
+
+
+def store_array(
+    folder: Path,
+    stem: str,
+    array: Any,
+    like: Path | None = None,
+    *,
+    movable: Path | None = None,
+    step: Step = _go_on,
+) -> ArrayReference:
     """Keep a whole array: files and local zarr arrays by their path, arrays in memory as .npy, others slice by slice.
 
     Parameters
@@ -71,36 +109,41 @@ def store_array(folder: Path, stem: str, array: Any, like: Path | None = None) -
     array : array_like
     like : Path, optional
         Another job's folder: what is the same there is shared on the disk.
+    movable : Path, optional
+        Folder around the job's that may be moved as a whole: a zarr array within is referred to as seen from the job.
+    step : callable
+        See `Step`.
     """
     if (path := local_path(array)) is not None:
-        return ArrayReference(format="zarr", path=str(path))
+        return ArrayReference(format="zarr", path=_seen_from(folder, path, movable))
     if isinstance(array, ArrayView) and (path := local_path(array.array)) is not None:
-        return ArrayReference(format="zarr", path=str(path), axes=array.axes, fixed=array.fixed)
+        seen = _seen_from(folder, path, movable)
+        return ArrayReference(format="zarr", path=seen, axes=array.axes, fixed=array.fixed)
     if isinstance(array, FileArray):
         return ArrayReference(format="npy", path=f"{stem}.npy", source=array.source)
     if isinstance(array, np.ndarray):
-        if like is None or not _share(like / f"{stem}.npy", folder / f"{stem}.npy", array):
-            np.save(folder / f"{stem}.npy", array, allow_pickle=False)
+        if like is None or not _share(like / f"{stem}.npy", folder / f"{stem}.npy", array, step):
+            _save(folder / f"{stem}.npy", array, step)
         return ArrayReference(format="npy", path=f"{stem}.npy")
-    return store_slices(folder, stem, array, range(array.shape[0]))
+    return store_slices(folder, stem, array, range(array.shape[0]), step)
 
 
-def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int]) -> ArrayReference:
+def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int], step: Step = _go_on) -> ArrayReference:
     """Keep some slices of an array; the others read as zero. See `store_array`.
 
-    A few become zarr, one chunk a slice. Many of an array that is not large become one ``.npy``: else a window that
-    waits for it would wait for thousands of files.
+    A few become zarr, one chunk a slice. Many of an array that is not large become one ``.npy``, since thousands of
+    files take long to write.
     """
     slices = list(slices)
     if len(slices) > _MANY and int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize <= _NOT_LARGE:
         kept = np.zeros(array.shape, dtype=array.dtype)
-        for z in slices:
-            kept[z] = array[z]
+        for done, z in enumerate(slices):
+            kept[z] = _read(array, z, done, len(slices), step)
         np.save(folder / f"{stem}.npy", kept, allow_pickle=False)
         return ArrayReference(format="npy", path=f"{stem}.npy")
     target = create_array(folder / f"{stem}.zarr", tuple(array.shape), (1, *array.shape[1:]), np.dtype(array.dtype))
-    for z in slices:
-        target[z] = np.asarray(array[z])
+    for done, z in enumerate(slices):
+        target[z] = _read(array, z, done, len(slices), step)
     return ArrayReference(format="zarr", path=f"{stem}.zarr")
 
 
@@ -111,12 +154,44 @@ def share_fetched(folder: Path, reference: ArrayReference, like: Path, other: Ar
             os.link(like / other.path, folder / reference.path)
 
 
-def _share(source: Path, target: Path, array: np.ndarray) -> bool:
+def _read(array: Any, z: int, done: int, total: int, step: Step) -> np.ndarray:
+    """A slice that may take long to compute: whoever waits may have given up meanwhile."""
+    step(done, total)
+    plane = np.asarray(array[z])
+    step(done, total)
+    return plane
+
+
+def _seen_from(folder: Path, path: Path, movable: Path | None) -> str:
+    """Path of an array: relative to the job's folder if both are moved together, otherwise as it is."""
+    if movable is not None and path.is_relative_to(movable) and folder.is_relative_to(movable):
+        return Path(os.path.relpath(path, folder)).as_posix()
+    return str(path)
+
+
+def _save(path: Path, array: np.ndarray, step: Step) -> None:
+    """What `numpy.save` does, slice by slice: a large image takes long to write."""
+    if array.dtype.hasobject:
+        raise ValueError(f"Object arrays are not stored ({array.dtype}): convert it to numbers.")
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for z, plane in enumerate(array):
+            step(z, len(array))
+            file.write(plane.tobytes())
+
+
+def _share(source: Path, target: Path, array: np.ndarray, step: Step) -> bool:
     """Give a file a second name instead of writing `array` again, where it holds just that; whether it did."""
+    has_nan = array.dtype.kind == "f"
     try:
         stored = np.load(source, mmap_mode="r", allow_pickle=False)
-        if stored.dtype != array.dtype or not np.array_equal(stored, array, equal_nan=array.dtype.kind == "f"):
+        if stored.dtype != array.dtype or stored.shape != array.shape:
             return False
+        for z, plane in enumerate(array):
+            step(z, len(array))
+            if not np.array_equal(stored[z], plane, equal_nan=has_nan):
+                return False
         target.unlink(missing_ok=True)
         os.link(source, target)
     except (OSError, ValueError):  # no such file, or a file system without second names

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import psutil
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.autopsy import explain_death
 from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
+from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.processes import PARENT, lives
 from napari_mlbseg.task import SegmentationTask
@@ -56,6 +57,8 @@ class LocalJob:
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,
         like: Path | None = None,
+        movable: Path | None = None,
+        step: Callable[[Copied], object] = lambda copied: None,
     ) -> LocalJob:
         """A new job in the folder `path`; raises OSError if that cannot be written.
 
@@ -70,11 +73,20 @@ class LocalJob:
             Job folder whose model a training starts from, or a prediction uses.
         threads : int, optional
             Threads of the worker; by default one for every core.
-        painted, like : optional
+        painted, like, movable, step : optional
             See `JobFolder.write_request`.
         """
         folder = JobFolder(path)
-        folder.write_request(task, kind=kind, previous=previous, threads=threads, painted=painted, like=like)
+        folder.write_request(
+            task,
+            kind=kind,
+            previous=previous,
+            threads=threads,
+            painted=painted,
+            like=like,
+            movable=movable,
+            step=step,
+        )
         return cls(folder)
 
     @classmethod

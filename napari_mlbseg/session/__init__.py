@@ -3,7 +3,8 @@
 from napari_mlbseg.session.marks import Provenance, SliceMarks
 from napari_mlbseg.session.records import SessionError
 from napari_mlbseg.session.rounds import Round
-from napari_mlbseg.session.session import SegmentationSession, SessionState
+from napari_mlbseg.session.session import SegmentationSession
+from napari_mlbseg.session.training import SessionState
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = [

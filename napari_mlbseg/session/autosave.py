@@ -9,7 +9,8 @@ from contextlib import suppress
 from psygnal import Signal
 
 from napari_mlbseg.session.background import Background
-from napari_mlbseg.session.kept import Change, ImageCopy, Kept
+from napari_mlbseg.session.copying import ImageCopier
+from napari_mlbseg.session.kept import Change, Demand, Kept
 from napari_mlbseg.session.records import SessionError, SessionRecord
 from napari_mlbseg.session.registry import KeptRegistry
 from napari_mlbseg.session.storage import SessionFolder, content_hash
@@ -21,7 +22,8 @@ __all__ = ["Autosave"]
 _SETTLE_SECONDS = 0.3  # after the last stroke, before slices are compared
 _LOOK_SECONDS = 0.010  # that a poll may compare slices
 _RETRY_SECONDS = 4.0  # after a failure
-_SWEPT_BYTES = 2**28  # annotations up to this size are compared once more before something relies on them
+#: Annotations up to this size are compared once more before something relies on them; of larger ones, the clean slices.
+_SWEPT_BYTES = 2**28
 
 
 class Autosave:
@@ -36,7 +38,8 @@ class Autosave:
 
     Notes
     -----
-    All methods belong to one thread; files are written in another. `poll` takes a hundredth of a second at most.
+    All methods belong to one thread; files are written in another, images are copied in a third. `poll` takes a
+    hundredth of a second at most.
     """
 
     slice_changed = Signal(str, int, str, str)  # uid, slice, old and new fingerprint
@@ -51,8 +54,11 @@ class Autosave:
         self._locked = False
         self.is_awake = False  # whether a person did anything that is worth a folder
         self.problem = ""
+        self._problems = {"changes": "", "images": ""}
         self._error: Exception | None = None
+        self._demands: list[Demand] = []
         self.background = Background()
+        self._images = ImageCopier(self.registry, self._on_copied, self._on_not_copied)
 
     @property
     def folder(self) -> SessionFolder:
@@ -125,13 +131,34 @@ class Autosave:
         self.background.poll()
         if self.is_awake and not self._writing and now >= self._not_before:
             self._begin_writing()
+        if self.is_awake and self._locked:  # else nothing was ever worth a folder
+            self._images.poll()
 
     def sweep(self) -> None:
         """Compare all slices now, also with changes of which no event told."""
         for kept in self.registry:
             if kept.volume.annotation.nbytes <= _SWEPT_BYTES:
                 kept.watcher.touch()
+            else:
+                kept.watcher.suspect(kept.volume.clean)
             self._look(kept, float("inf"))
+
+    def demand(self, images: Iterable[str] = ()) -> Demand:
+        """Begin to write everything that is known to have changed; returns at once.
+
+        Parameters
+        ----------
+        images : iterable of str
+            Uids of volumes whose images, which have no file, are to be copied before others.
+        """
+        wanted = [kept for kept in map(self.registry.get, images) if kept is not None]
+        demand = Demand(wanted)
+        self._demands.append(demand)
+        self._images.prefer(wanted)
+        self._not_before, self.is_awake, self._record_is_stale = 0.0, True, True
+        if not self._writing:
+            self._begin_writing()
+        return demand
 
     def flush(self, seconds: float = 20.0, *, images: bool = False) -> None:
         """Write everything that is known to have changed, and wait for it.
@@ -153,13 +180,17 @@ class Autosave:
         self._not_before, self.is_awake = 0.0, True
         end = time.monotonic() + seconds
         self._record_is_stale = True
-        while not self.is_saved or (images and not all(kept.is_copied for kept in self.registry)):
+        while not self.is_saved or (images and not self._images.is_done):
             if not self._writing:
                 self._begin_writing()
             if not self.background.flush(end - time.monotonic()):
                 raise TimeoutError(0, "the disk does not answer")
-            if self.problem:
-                raise self._error or OSError(self.problem)
+            if self._error is not None:
+                raise self._error
+            if images and not self._images.flush(end - time.monotonic()):
+                raise TimeoutError(0, "the image cannot be copied in time")
+            if images and self._problems["images"]:
+                raise OSError(self._problems["images"])
 
     def close(self, seconds: float = 5.0) -> None:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
@@ -173,6 +204,7 @@ class Autosave:
     def abandon(self) -> None:
         """Let go of the folder as it is."""
         self.background.close()
+        self._images.close()
         if self._locked:
             self.folder.unlock()
 
@@ -194,7 +226,7 @@ class Autosave:
         OSError
             If the new folder cannot be written, or the disk does not answer; all is as it was.
         """
-        if not self.background.flush(20.0):
+        if not (self.background.flush(20.0) and self._images.pause(20.0)):
             raise TimeoutError(0, "the disk does not answer")
         old = self.folder
         if old.path.exists() and self._locked:  # a folder that was never ours holds nothing of this session
@@ -219,17 +251,14 @@ class Autosave:
             kept.touched, kept.is_new = None, False
 
     def _begin_writing(self) -> None:
-        """Hand what changed to the background, if anything did: strokes first, then images."""
+        """Hand what changed to the background, if anything did."""
         if self._has_dirty() or self._record_is_stale:
             self._notice_what_was_deleted()
             changes = [Change(kept) for kept in self.registry if kept.is_unwritten]
             self._record_is_stale = False
             self._write(changes, self._make_record())
-        elif self._locked:  # else nothing was ever worth a folder
+        elif self._locked:
             self._ask_contents()
-            incomplete = next((kept for kept in self.registry if not kept.is_copied), None)
-            if incomplete is not None:
-                self._write([ImageCopy(incomplete)], None)
 
     def _notice_what_was_deleted(self) -> None:
         """Write everything again of a folder that somebody deleted."""
@@ -251,10 +280,11 @@ class Autosave:
             kept.asked = True  # once: a file that cannot be read is found when it is opened
             self.background.submit(lambda path=source.path: content_hash(path), known)  # type: ignore[misc]
 
-    def _write(self, changes: Sequence[Change | ImageCopy], record: SessionRecord | None) -> None:
+    def _write(self, changes: Sequence[Change], record: SessionRecord) -> None:
         """Write changes, then the record that names them, in the background."""
         folder = self.folder
         self._writing = True
+        demands, self._demands = self._demands, []
 
         def write() -> None:
             if not self._locked:
@@ -262,37 +292,47 @@ class Autosave:
                 self._locked = True
             for change in changes:
                 change.write(folder)
-            if record is not None:
-                folder.write(record)
+            folder.write(record)
 
         def written(result: None) -> None:
             self._writing, self._error = False, None
             for change in changes:
                 self._record_is_stale = change.done() or self._record_is_stale
-            self._say("")
+            for demand in demands:
+                demand.is_written = True
+            self._say("changes", "")
 
         def failed(error: Exception) -> None:
             self._writing = False
             for change in changes:
                 change.put_back()
-            self._record_is_stale = self._record_is_stale or record is not None
-            self._on_failed(error)
+            for demand in demands:
+                demand.error = error
+            self._record_is_stale, self._error = True, error
+            self._not_before = time.monotonic() + _RETRY_SECONDS
+            self._say("changes", self._sentence(error))
 
         self.background.submit(write, written, failed)
 
-    def _on_failed(self, error: Exception) -> None:
-        self._error = error
-        self._not_before = time.monotonic() + _RETRY_SECONDS
+    def _on_copied(self, is_news: bool) -> None:
+        self._record_is_stale = is_news or self._record_is_stale
+        self._say("images", "")
+
+    def _on_not_copied(self, error: Exception) -> None:
+        self._say("images", self._sentence(error))
+
+    def _sentence(self, error: Exception) -> str:
         if isinstance(error, SessionError):
-            self._say(str(error))
-            return
+            return str(error)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        self._say(
+        return (
             f"What you paint cannot be saved to {self.folder.path} ({reason}): make room there, or save the session "
             "elsewhere. Go on painting: it is kept in memory, and saving is tried again every few seconds."
         )
 
-    def _say(self, problem: str) -> None:
+    def _say(self, what: str, problem: str) -> None:
+        self._problems[what] = problem
+        problem = self._problems["changes"] or self._problems["images"]
         if problem != self.problem:
             self.problem = problem
             self.problem_changed.emit(problem)

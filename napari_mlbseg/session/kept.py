@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.session.records import ImageRecord
+from napari_mlbseg.jobs.arrays import open_array
+from napari_mlbseg.session.records import ImageRecord, SessionError
 from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.session.watcher import SliceWatcher
 
-__all__ = ["Change", "ImageCopy", "Kept", "Layout", "layout_of"]
+__all__ = ["Change", "Demand", "ImageCopy", "Kept", "Layout", "layout_of"]
 
 _ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk by itself
-_BATCH_BYTES = 2**25  # of an image that is copied into the folder, at a time
+_BATCH_SECONDS = 0.5  # after which the copying of an image tells how far it is
 
 #: Shape, type and slice axis of an annotation.
 Layout = tuple[tuple[int, ...], np.dtype, int]
@@ -37,6 +40,8 @@ class Kept:
     left: float | None = None  # when it left the session
     embedded: str = ""  # path of the copied image
     copied: int = 0  # slices of it that are copied
+    copied_from: Any = None  # the array that they were copied from
+    copy_error: Exception | None = None  # why some could not be copied
     content: str = ""  # fingerprint of its file
     asked: bool = False  # whether that is being computed
 
@@ -49,6 +54,17 @@ class Kept:
     def is_copied(self) -> bool:
         """Whether nothing of an image without a file is left to copy."""
         return not self.embedded or self.copied >= self.volume.n_slices
+
+    def copy_of(self, volume: AnnotatedVolume, folder: SessionFolder) -> Any | None:
+        """The copy of a lazy image with its axes as a task takes them; None if it is not complete.
+
+        None as well if it is one of another image, or not in slices along this axis, which would be slow to read.
+        """
+        if not self.embedded or not self.is_copied or self.copied_from is not volume.image:
+            return None
+        array = folder.array(self.embedded, volume.image_slice_axis)
+        fits = array.fits(volume.image.shape, volume.image.dtype)
+        return volume.slices_first(open_array(array.path)) if fits else None
 
     @property
     def is_unwritten(self) -> bool:
@@ -112,31 +128,83 @@ class Change:
 
 
 class ImageCopy:
-    """Some more slices of an image that has no file, to be copied."""
+    """Some more slices of an image that has no file, to be copied: as many as a moment allows, but one in any case."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept, self._path = kept, kept.embedded
         self._volume, self._first = kept.volume, kept.copied
-        slice_bytes = max(1, self._volume.image_bytes // self._volume.n_slices)
-        self._last = min(self._volume.n_slices, self._first + max(1, _BATCH_BYTES // slice_bytes))
+        self._next = self._first
 
     def write(self, folder: SessionFolder) -> None:
-        """Copy them; raises OSError."""
+        """Copy them.
+
+        Raises
+        ------
+        SessionError
+            If a slice cannot be read or computed.
+        OSError
+            If it cannot be written.
+        """
+        end = time.monotonic() + _BATCH_SECONDS
         volume = self._volume
         array = folder.array(self._path, volume.image_slice_axis)
         if not array.exists():
             array.create(volume.image.shape, volume.image.dtype)
-        for z in range(self._first, self._last):
-            array.write(z, volume.image_slice(z), at_once=False)  # it can be copied again
+        while self._next < volume.n_slices:
+            array.write(self._next, self._read(self._next), at_once=False)  # it can be copied again
+            self._next += 1
+            if time.monotonic() > end:
+                return
+
+    def _read(self, z: int) -> np.ndarray:
+        try:
+            return self._volume.image_slice(z)
+        except Exception as error:  # it may come out of any library
+            raise SessionError(
+                f"Slice {z} of the image '{self._volume.name}' cannot be read "
+                f"({str(error) or type(error).__name__}): mend the image or choose another."
+            ) from error
 
     def done(self) -> bool:
         """They are copied; whether the record says something else now."""
-        if self._kept.embedded == self._path:
-            self._kept.copied = self._last
-        return self._kept.is_copied
+        kept = self._kept
+        if kept.embedded == self._path and kept.copied == self._first:  # else it begins anew
+            kept.copied, kept.copied_from, kept.copy_error = self._next, self._volume.image, None
+        return kept.is_copied
 
-    def put_back(self) -> None:
-        """They were not copied: nothing was noted yet."""
+    def failed(self, error: Exception) -> None:
+        """They were not copied, and will be copied again."""
+        if self._kept.embedded == self._path:
+            self._kept.copy_error = error
+
+
+@dataclass(eq=False)
+class Demand:
+    """That all be written that had changed at one moment, and some images be copied.
+
+    Attributes
+    ----------
+    images : list of Kept
+    is_written : bool
+    """
+
+    images: list[Kept]
+    is_written: bool = False
+    _error: Exception | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it was done."""
+        return self.is_written and all(kept.is_copied for kept in self.images)
+
+    @property
+    def error(self) -> Exception | None:
+        """What prevented it."""
+        return self._error or next((kept.copy_error for kept in self.images if kept.copy_error is not None), None)
+
+    @error.setter
+    def error(self, error: Exception) -> None:
+        self._error = error
 
 
 def layout_of(volume: AnnotatedVolume) -> Layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from napari_mlbseg.io.array_view import is_lazy
 from napari_mlbseg.jobs.folder import safe_name
 from napari_mlbseg.session.kept import Kept, layout_of
 from napari_mlbseg.session.records import ImageRecord
@@ -64,6 +65,7 @@ class KeptRegistry:
         kept = Kept(watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True)
         if image.kind == "embedded":
             kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
+            kept.copied_from = volume.image
         self._kept[volume.uid] = kept
 
     def left_volumes(self) -> list[tuple[AnnotatedVolume, bool]]:
@@ -93,7 +95,9 @@ class KeptRegistry:
         earlier = kept.volume
         if volume.source is None and earlier.source is not None and volume.image.shape == earlier.image.shape:
             volume.source = earlier.source  # its disk is away: it may come back
-        if volume.source is None and not kept.embedded:
+        # a lazy image is the same for as long as it is the same object; one in memory may have been read anew
+        is_another = is_lazy(volume.image) and volume.image is not earlier.image
+        if volume.source is None and (not kept.embedded or is_another):
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0
         if volume.is_annotated and not kept.annotation:  # somebody may paint on it from now on
             kept.annotation = self._free_path("annotations", volume.name)

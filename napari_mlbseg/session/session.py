@@ -1,4 +1,4 @@
-"""The session: config, and the rounds of training on kept volumes; emits psygnal signals.
+"""The session: rounds of training on kept volumes, the past ones too, in a folder of its own; emits psygnal signals.
 
 Panels call its methods and listen to its signals; they keep no state of their own.
 """
@@ -7,53 +7,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import Enum
 from pathlib import Path
 
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, HeldOut, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session import home
-from napari_mlbseg.session.annotations import KeptVolumes
 from napari_mlbseg.session.autosave import Autosave
-from napari_mlbseg.session.launching import launch_check, launch_round
 from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
-from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, SliceScore, VolumeRecord
-from napari_mlbseg.session.rounds import Round, Run
-from napari_mlbseg.session.shelf import RoundShelf
+from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, VolumeRecord
+from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.session.storage import SUFFIX, SessionFolder
 from napari_mlbseg.session.suggest import Suggestion
+from napari_mlbseg.session.training import SessionState, TrainedVolumes
 from napari_mlbseg.session.volume import AnnotatedVolume
-from napari_mlbseg.task import SegmentationTask, resolve_task
 
-__all__ = ["SegmentationSession", "SessionState"]
-
-_SECONDS_TO_DIE = 5.0  # of a worker that was killed
+__all__ = ["SegmentationSession"]
 
 
-class SessionState(Enum):
-    """What the session is doing.
-
-    ::
-
-        IDLE --start, check--> RUNNING --stop--> STOPPING
-          ^                       |                  |
-          +------- terminal event of the job -------+
-    """
-
-    IDLE = "idle"
-    RUNNING = "running"
-    STOPPING = "stopping"
-
-
-class SegmentationSession(KeptVolumes):
+class SegmentationSession(TrainedVolumes):
     """State of a label-and-retrain session, kept in a folder seconds after every change.
 
     Parameters
@@ -68,53 +44,20 @@ class SegmentationSession(KeptVolumes):
     wrote, begins to save what was painted, and returns at once.
     """
 
-    config_changed = Signal(object)  # TrainingConfig
-    state_changed = Signal(object)  # SessionState
-    round_started = Signal(object)  # Round
-    check_started = Signal()
-    event_received = Signal(object)  # Event of the running job
-    rounds_changed = Signal()  # one came, went, ended or was measured
     round_shown = Signal(object)  # Round or None: this one's results are to be seen now
-    scores_changed = Signal()
     places_changed = Signal()  # it is known where to look again
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self._config = TrainingConfig.from_preset("quick")
-        self._state = SessionState.IDLE
-        self._run: Run | None = None
-        self._shelf = RoundShelf()
-        self._shelf.measured.connect(self._on_measured)
-        self._shelf.scored.connect(self._on_scored)
-        self._shelf.places_found.connect(self._on_places_found)
-        self.left_out: list[SliceScore] = []
         self.detached: list[VolumeRecord] = []  # of volumes that an earlier process took out of the session
-        self.warm_start = True
         super().__init__(folder)
+        self._shelf.measured.connect(self._on_measured)
+        self._shelf.places_found.connect(self._on_places_found)
 
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
         return self._shelf.suggestions(self._volumes[name], self.painted_slices(name) - self.accepted_slices(name))
 
-    # -- config --------------------------------------------------------------------------------------------------
-
-    @property
-    def config(self) -> TrainingConfig:
-        """Parameters of the next training."""
-        return self._config
-
-    @config.setter
-    def config(self, config: TrainingConfig) -> None:
-        if config != self._config:
-            self._config = config
-            self._touch_record()
-            self.config_changed.emit(config)
-
     # -- rounds --------------------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> SessionState:
-        """What the session is doing."""
-        return self._state
 
     @property
     def rounds(self) -> list[Round]:
@@ -140,107 +83,6 @@ class SegmentationSession(KeptVolumes):
     def shown_round(self) -> Round | None:
         """The round whose results are to be seen: the restored one, else the latest that has any."""
         return self._shelf.shown
-
-    @property
-    def run(self) -> Run | None:
-        """What runs, a `Round` or a `Check`, or what ran last."""
-        return self._run
-
-    @property
-    def runs_elsewhere(self) -> bool:
-        """Whether a job runs on a cluster, where it needs no window."""
-        if self._state is SessionState.IDLE or self._run is None:
-            return False
-        return bool(self._run.job.folder.read_request().config.cluster)
-
-    def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
-        """The frozen task of the next training.
-
-        Parameters
-        ----------
-        focus : tuple of (str, int), optional
-            Name of the volume and slice in view.
-
-        Raises
-        ------
-        TaskError
-            One sentence that says what is missing and what to do.
-        """
-        volumes = [v.freeze(focus[1] if focus and focus[0] == v.name else None) for v in self]
-        self._saver().sweep()
-        return resolve_task(volumes, self._config, class_values=self.known_classes())
-
-    def start(self, focus: tuple[str, int] | None = None) -> Round:
-        """Begin a round: save, freeze the task into a job folder and start a worker on it.
-
-        Raises
-        ------
-        TaskError
-            If the session cannot be trained on yet; nothing was written.
-        SessionError
-            If another window has the session's folder open.
-        OSError
-            If the folder cannot be written or the worker not be started.
-        RuntimeError
-            If a training is running.
-        """
-        saver, task = self._saved_task(focus)
-        number = self._shelf.next_number(saver.folder)
-        base = self._shelf.warm_for(task) if self.warm_start else None
-        started = launch_round(self, task, saver.folder, number, base=base, like=self.current_round)
-        self.rounds.append(started)
-        self._shelf.restored = None
-        for volume in self:
-            volume.marks.rejected.clear()  # said of a prediction that will be replaced
-        self._begin_round(started)
-        return started
-
-    def start_check(self) -> None:
-        """Begin a leave-one-clean-slice-out: an estimate of the accuracy while nothing was held out yet.
-
-        Raises
-        ------
-        TaskError, SessionError, OSError, RuntimeError
-            As `start`.
-        """
-        saver, task = self._saved_task(None)
-        check = launch_check(self, task, saver.folder, like=self.current_round)
-        self.left_out = check.scores
-        self._begin(check)
-        self.check_started.emit()
-
-    def stop(self) -> None:
-        """Ask the running job to stop and keep what it has."""
-        if self._state is SessionState.RUNNING and self._run is not None:
-            self._run.job.cancel()
-            self._set_state(SessionState.STOPPING)
-
-    def poll(self) -> None:
-        """Take in what the job said since the last call, and save what changed."""
-        if self._state is not SessionState.IDLE and self._run is not None:
-            for event in self._run.job.poll():
-                self.apply(event)
-        if self._autosave is not None:
-            self._autosave.poll()
-
-    def apply(self, event: Event) -> None:
-        """Change state as `event` says, and tell the listeners."""
-        if self._run is None:
-            return
-        self._run.take(event)
-        if isinstance(event, HeldOut):
-            self._on_scored()
-        if is_terminal(event):
-            self._set_state(SessionState.IDLE)
-            self._touch_record()
-            self._appraise()
-            self.rounds_changed.emit()
-        self.event_received.emit(event)
-
-    def look_at(self, name: str, z: int) -> None:
-        """The user looks at slice `z` of a volume now: the job predicts it first."""
-        if self._state is SessionState.RUNNING and self._run is not None:
-            self._run.job.look_at(name, z)
 
     def restore(self, number: int) -> None:
         """Go back to a round: its results are shown, its config is taken, and the next round starts from its model.
@@ -372,17 +214,7 @@ class SegmentationSession(KeptVolumes):
         stop_job : bool
             Otherwise a running job goes on, to be found again when the session is opened.
         """
-        job = self._run.job if self._run is not None else None
-        if stop_job and job is not None and not job.state.is_final:
-            job.cancel()
-            if isinstance(job, LocalJob):
-                if not self.runs_elsewhere:  # there, only the process that is asked to stop can end it
-                    job.kill()
-                end = time.monotonic() + _SECONDS_TO_DIE
-                while not job.state.is_final and time.monotonic() < end:
-                    job.poll()
-                    time.sleep(0.02)
-                job.kill()
+        self._end_job(stop_job)
         self._let_go()
         self._shelf.clear()
         self._set_state(SessionState.IDLE)
@@ -408,28 +240,6 @@ class SegmentationSession(KeptVolumes):
             past.move(JobFolder(saver.folder.round_path(past.number)))
         saver.flush()
 
-    def _begin_round(self, started: Round) -> None:
-        self._begin(started)
-        self.round_started.emit(started)
-        self.rounds_changed.emit()
-
-    def _begin(self, run: Run) -> None:
-        self._run = run
-        self._touch_record()
-        self._set_state(SessionState.RUNNING)
-
-    def _saved_task(self, focus: tuple[str, int] | None) -> tuple[Autosave, SegmentationTask]:
-        """The frozen task, after everything that is painted was written."""
-        self._refuse_while_running()
-        task = self.resolve(focus)
-        saver = self._saver()
-        saver.flush()
-        return saver, task
-
-    def _refuse_while_running(self) -> None:
-        if self._state is not SessionState.IDLE:
-            raise RuntimeError("A training is running: stop it first.")
-
     def _appraise(self) -> None:
         """Find out in the background what there is to know of the rounds."""
         background = self._saver().background
@@ -439,14 +249,5 @@ class SegmentationSession(KeptVolumes):
     def _on_measured(self) -> None:
         self.rounds_changed.emit()
 
-    def _on_scored(self) -> None:
-        self._touch_record()
-        self.scores_changed.emit()
-
     def _on_places_found(self) -> None:
         self.places_changed.emit()
-
-    def _set_state(self, state: SessionState) -> None:
-        if state is not self._state:
-            self._state = state
-            self.state_changed.emit(state)

@@ -120,11 +120,15 @@ class RoundShelf:
                 self.lost.append(record)
         self.restored = next((past for past in self.rounds if past.number == restored), None)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of all rounds, also of those that were lost."""
+        return [*(past.number for past in self.rounds), *(record.number for record in self.lost)]
+
     def next_number(self, folder: SessionFolder) -> int:
         """A number that no round has, and no folder of one that was lost."""
         on_disk = [int(path.name) for path in folder.rounds_path.glob("*") if path.name.isdigit()]
-        known = (record.number for record in self.lost)
-        return max([*(past.number for past in self.rounds), *known, *on_disk], default=0) + 1
+        return max([*self.numbers, *on_disk], default=0) + 1
 
     def warm_for(self, task: SegmentationTask) -> Round | None:
         """The restored round, else the latest, that left a model for the same classes and network."""

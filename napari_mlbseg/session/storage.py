@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from napari_mlbseg.jobs.arrays import create_array, open_array
-from napari_mlbseg.jobs.folder import write_atomically
+from napari_mlbseg.jobs.folder import JobFolder, write_atomically
 from napari_mlbseg.session.records import SessionError, SessionRecord, parse_record
 
 if TYPE_CHECKING:
@@ -167,6 +167,19 @@ class SessionFolder:
     def round_path(self, number: int) -> Path:
         """Job folder of a round."""
         return self.rounds_path / f"{number:03d}"
+
+    def remove_half_rounds(self, known: Collection[int]) -> None:
+        """Delete job folders of rounds that never began, because the process died while it wrote them.
+
+        Parameters
+        ----------
+        known : collection of int
+            Rounds of the session, whose folders stay, whatever they lack.
+        """
+        for path in self.rounds_path.glob("*"):
+            is_half = path.name.isdigit() and not JobFolder(path).request_file.exists()
+            if is_half and int(path.name) not in known:
+                shutil.rmtree(path, ignore_errors=True)
 
     def next_check_path(self) -> Path:
         """A job folder for a leave-one-clean-slice-out."""

@@ -125,11 +125,6 @@ class AnnotatedVolume:
         rows, columns = (self.spacing[axis] for axis in range(3) if axis != self.slice_axis)
         return float(rows), float(columns)
 
-    @property
-    def image_bytes(self) -> int:
-        """Size of the image in memory."""
-        return int(np.prod(self.image.shape)) * np.dtype(self.image.dtype).itemsize
-
     def image_slice(self, z: int) -> np.ndarray:
         """Slice `z` of the image, its other axes in the user's order."""
         along = self.image_slice_axis
@@ -156,7 +151,7 @@ class AnnotatedVolume:
         TaskError
             If the image is not a stack, the annotation does not fit it, or a clean slice lies outside it.
         """
-        image = self._channels_second(self._by_path())
+        image = self.slices_first(self._by_path())
         if self.annotation.ndim != 3:
             raise TaskError(
                 f"The labels of '{self.name}' have {self.annotation.ndim} axes: labels of a stack have three."
@@ -193,8 +188,14 @@ class AnnotatedVolume:
             return self.image
         return FileArray(FileSource.of(self.source.path, "layer", self.image, self.source.channel))
 
-    def _channels_second(self, image: Any) -> Any:
-        """(Z, Y, X) or (Z, C, Y, X)."""
+    def slices_first(self, image: Any) -> Any:
+        """An array with the axes of the image as a task takes it: (Z, Y, X) or (Z, C, Y, X).
+
+        Raises
+        ------
+        TaskError
+            If the image is not a stack.
+        """
         spatial = image.ndim - (self.channel_axis is not None)
         if spatial != 3:
             raise TaskError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from napari_mlbseg.session.marks import combined_digest, label_values, slice_digest
 from napari_mlbseg.session.volume import AnnotatedVolume
@@ -37,6 +37,10 @@ class SliceWatcher:
         """Something was painted, probably on slice `z`: look at all slices again, that one and its neighbours first."""
         self._touched = z if z is not None else 0
 
+    def suspect(self, slices: Iterable[int]) -> None:
+        """Look at these again before all others: they may have changed without anybody telling."""
+        self._queue.extendleft(z for z in slices if 0 <= z < self.volume.n_slices)
+
     def note(self, z: int, digest: str) -> None:
         """Slice `z` has this fingerprint now."""
         self.digests[z] = digest
@@ -56,6 +60,10 @@ class SliceWatcher:
     def values(self) -> set[int]:
         """Label numbers that are painted anywhere, without background, as far as was looked."""
         return set().union(*self._values)
+
+    def values_of(self, z: int) -> frozenset[int]:
+        """Label numbers that are painted on slice `z`, without background, as it was looked at last."""
+        return self._values[z]
 
     @property
     def checksum(self) -> str:

@@ -283,15 +283,15 @@ class DockController:
     # -- training ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Train; a reason why that cannot be is said in one sentence."""
+        """Train; a reason why that cannot be is said in one sentence. Returns before the worker is there."""
         self.complained.emit("")
         self.sync()  # pixels of a layer may have been replaced since
         binding, z = self.current, self.current_slice
         try:
             if self.bindings and not self.study.is_annotated and all(b.annotation is None for b in self.bindings):
                 raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
-            self.session.start(focus=None if binding is None or z is None else (binding.image.name, z))
-        except (ValueError, OSError) as error:
+            self.session.begin(focus=None if binding is None or z is None else (binding.image.name, z))
+        except ValueError as error:
             self._complain_of(error)
 
     def start_check(self) -> None:
@@ -299,8 +299,12 @@ class DockController:
         self.complained.emit("")
         self.sync()
         try:
-            self.session.start_check()
-        except (ValueError, OSError) as error:
+            self.session.begin_check()
+        except ValueError as error:
+            self._complain_of(error)
+
+    def _on_not_begun(self, error: Exception | None) -> None:
+        if error is not None:
             self._complain_of(error)
 
     def _complain_of(self, error: Exception) -> None:
@@ -386,8 +390,9 @@ class DockController:
         self.layers_changed.emit()
 
     def _on_round_started(self, started: Round) -> None:
-        by_name = {binding.image.name: binding for binding in self.bindings}
-        self.results.expect(started, by_name, self.slice_axis)
+        # layers may have been renamed or turned since the round was asked for
+        axis = next(iter(started.record.slice_axes.values()), self.slice_axis)
+        self.results.expect(started, self._by_name(started), axis)
         for event in started.events:  # of a round that was found running
             if isinstance(event, Preview):
                 self.results.take(event)
@@ -397,9 +402,12 @@ class DockController:
         if shown is None:
             self.results.clear()
             return
-        named = {shown.name_of(binding.uid): binding for binding in self.bindings}
-        by_name = {name: binding for name, binding in named.items() if name is not None}
-        self.results.show(shown, by_name, self.slice_axis)
+        self.results.show(shown, self._by_name(shown), self.slice_axis)
+
+    def _by_name(self, past: Round) -> dict[str, VolumeBinding]:
+        """The volumes with layers by their names in a round."""
+        named = {past.name_of(binding.uid): binding for binding in self.bindings}
+        return {name: binding for name, binding in named.items() if name is not None}
 
     def _on_rounds_changed(self) -> None:
         self.comparison.forget_all_but({past.number for past in self.session.rounds})
@@ -429,6 +437,7 @@ class DockController:
         for signal, slot in (
             (self.viewer.layers.events.inserted, self._on_layer_inserted),
             (self.viewer.layers.events.removed, self._on_layer_removed),
+            (self.session.not_begun, self._on_not_begun),
             (self.session.round_started, self._on_round_started),
             (self.session.round_shown, self._on_round_shown),
             (self.session.rounds_changed, self._on_rounds_changed),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import napari.viewer
 from qtpy.QtCore import QTimer
 
-from napari_mlbseg.session import Round, SegmentationSession
+from napari_mlbseg.session import Round, SegmentationSession, SessionState
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
@@ -61,6 +61,7 @@ class MLBSegDock(DockWidget):
         self._order_tabs()
         self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
         self.train.listen(self.controller.complained, self._on_complained)
+        self.train.listen(self.controller.session.state_changed, self._on_state_changed)
         self.train.listen(self.controller.session.round_started, self._on_round_started)
         self.train.listen(self.controller.session.check_started, self._show_training)
         controller, panels = self.controller, self.panels
@@ -82,6 +83,10 @@ class MLBSegDock(DockWidget):
 
     def _on_complained(self, sentence: str) -> None:
         if sentence:
+            self._show_training()
+
+    def _on_state_changed(self, state: SessionState) -> None:
+        if state is SessionState.PREPARING:
             self._show_training()
 
     def _on_round_started(self, started: Round) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPush
 from napari_mlbseg.cluster_address import LOOPBACK, WHY_EXPOSED, checked_address, is_exposed
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
+from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer import words
@@ -85,6 +86,8 @@ class TrainPanel(Panel):
         self.curves.clicked.connect(self._on_curves)
         self.listen(self._session.config_changed, self._on_config_changed)
         self.listen(self._session.state_changed, self._on_state_changed)
+        self.listen(self._session.image_copied, self._on_copied)
+        self.listen(self._session.not_begun, self._on_not_begun)
         self.listen(self._session.round_started, self._on_started)
         self.listen(self._session.check_started, self._on_started)
         self.listen(self._session.event_received, self._on_event)
@@ -141,16 +144,33 @@ class TrainPanel(Panel):
         self.given_rows.setVisible(config.initial_labels == "given")
 
     def _on_state_changed(self, state: SessionState) -> None:
-        self.button.setText({SessionState.IDLE: "&Train", SessionState.RUNNING: "S&top"}.get(state, "Stopping…"))
+        texts = {SessionState.IDLE: "&Train", SessionState.STOPPING: "Stopping…"}
+        self.button.setText(texts.get(state, "S&top"))
         self.button.setEnabled(state is not SessionState.STOPPING)
+        if state is SessionState.PREPARING:
+            self._show_busy("Saving what you painted…")
 
-    def _on_started(self, started: Round | None = None) -> None:
-        self.bar.setRange(0, 0)  # busy, until the worker says how far it is
-        self.stage.setText("Starting…")
-        self._config = started.task.config if started is not None else self._session.config
-        self.device.setText(words.place(self._config))
+    def _show_busy(self, words: str) -> None:
+        """Nobody knows yet for how long."""
+        self.bar.setRange(0, 0)
+        self.stage.setText(words)
         self.stage.show()
         self.bar.show()
+
+    def _on_copied(self, copied: Copied) -> None:
+        self.bar.setRange(0, copied.total)
+        self.bar.setValue(copied.done)
+        self.stage.setText(words.copying(copied, several=len(self._session) > 1))
+
+    def _on_not_begun(self, error: Exception | None) -> None:
+        self.bar.hide()
+        self.stage.setText("Stopped before it began." if error is None else "")
+        self.stage.setVisible(error is None)
+
+    def _on_started(self, started: Round | None = None) -> None:
+        self._show_busy("Starting…")
+        self._config = started.task.config if started is not None else self._session.config
+        self.device.setText(words.place(self._config))
         for event in started.events if started is not None else ():  # of a round that was found running
             self._on_event(event)
 

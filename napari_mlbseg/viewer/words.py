@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
+from napari_mlbseg.jobs.inputs import Copied
 
-__all__ = ["clock", "device", "ending", "place", "size", "stage", "unit"]
+__all__ = ["clock", "copying", "device", "ending", "place", "size", "stage", "unit"]
 
 
 def clock(seconds: float) -> str:
@@ -40,6 +41,13 @@ def place(config: TrainingConfig) -> str:
 def device(name: str, cluster: str) -> str:
     """Where a training computes, once its device is known; `cluster` is an address or empty."""
     return f"On {name}" + (f", at {cluster}" if cluster else "")
+
+
+def copying(copied: Copied, *, several: bool) -> str:
+    """What is copied before a training begins, and how far that is; `several` volumes have names."""
+    part = {"image": "image", "labels": "labels", "initial_labels": "first labels"}[copied.part]
+    name = f" of {copied.volume}" if several else ""
+    return f"Copying the {part}{name}: slice {min(copied.done + 1, copied.total)} of {copied.total}"
 
 
 def stage(event: Progress, n_clean: int) -> str:

@@ -13,6 +13,7 @@ from napari_mlbseg.events import Finished, FinishReason, Losses, Stage
 from napari_mlbseg.session import Round, SegmentationSession
 from napari_mlbseg.viewer.curves import CurvesDock
 from napari_mlbseg.viewer.dock_registry import docks
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -43,14 +44,14 @@ def begun(open_dock, make_napari_viewer, image):
     dock.data.volume_rows[0].new.click()
     viewer.layers["heart annotation"].data[3, 8:16, 8:16] = 1
     dock.controller.mark_clean(True, 3)
-    dock.train.button.click()
+    press_train(dock)
     return viewer, dock, curves, dock.controller.session.current_round.job
 
 
 def test_losses_and_shares_are_drawn_as_they_come(begun, wait_for):
     _, _, curves, job = begun
     assert curves.empty.isVisible(), "says what will appear"
-    assert "has not begun" in curves.headline.text()
+    wait_for(lambda: "has not begun" in curves.headline.text())
     assert not curves.losses.isVisible()
     job.say(bootstrap(10, 1.5), bootstrap(20, 0.8), weighted(21), weighted(22, clean=0.2, share_pseudo=0.75))
     wait_for(lambda: len(curves.losses.values("clean")[0]) == 4)
@@ -109,7 +110,7 @@ def test_a_new_round_begins_anew(begun, wait_for):
     job.say(bootstrap(10, 1.5), DONE)
     wait_for(lambda: len(curves.losses.values("clean")[0]) == 1)
     wait_for(lambda: dock.train.button.text() == "&Train")
-    dock.train.button.click()
+    press_train(dock)
     wait_for(lambda: "Round 2" in curves.headline.text())
     assert len(curves.losses.values("clean")[0]) == 0
 
@@ -128,7 +129,7 @@ def test_held_out_scores_are_shown_by_round_where_there_are_any(monkeypatch, ope
     viewer.window.add_dock_widget(curves)
     session = dock.controller.session
     for _ in range(3):
-        dock.train.button.click()
+        press_train(dock)
         session.current_round.job.say(DONE)
         wait_for(lambda: session.current_round.outcome is not None)
     wait_for(lambda: curves.no_scores.isVisible())

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QApplication
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.keys import SHORTCUTS
-from tests.gui.acts import make_ready
+from tests.gui.acts import make_ready, until_begun
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -109,6 +109,8 @@ def test_commands_open_the_dock_and_act(make_napari_viewer, image, monkeypatch):
     viewer.dims.set_point(0, 3)
     commands.mark_slice_clean(viewer)
     commands.train(viewer)
+    commands.train(viewer)  # one at a time
+    until_begun(commands.find_dock(viewer))
     session = commands.find_dock(viewer).controller.session
     assert session.state is SessionState.RUNNING
     assert session.current_round.task.volumes[0].clean_slices == (3,)

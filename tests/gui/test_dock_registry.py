@@ -12,6 +12,7 @@ import pytest
 
 from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_dock
 from napari_mlbseg.viewer.side_dock import SideDock
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -99,7 +100,7 @@ def test_opened_from_the_menus_all_docks_work_together_through_napari_s_proxies(
     )
     assert inspector.controller is main.controller
     wait_for(lambda: curves.controller is None)  # it lies behind the inspector, and listens to nothing
-    main.train.button.click()
+    press_train(main)
     job = main.controller.session.current_round.job
     job.write("heart", (3,), weight_initial=0.25, weight_pseudo=0.5)
     wait_for(lambda: inspector.body.isVisible(), 20)

@@ -7,7 +7,7 @@ import pytest
 
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
-from tests.gui.acts import make_ready
+from tests.gui.acts import make_ready, press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -56,7 +56,7 @@ def test_a_failure_is_a_sentence_and_the_next_training_works(heart, wait_for):
         Failed(message="The worker was killed.", advice="Press Train.", log_tail="Traceback (most recent call last)")
     )
     wait_for(lambda: dock.train.complaint.text() == "The worker was killed. Press Train.")
-    dock.train.button.click()
+    press_train(dock)
     assert dock.controller.session.state is SessionState.RUNNING
     assert dock.train.complaint.text() == ""
 
@@ -159,7 +159,7 @@ def _folder_not_writable(viewer, dock):
 def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words):
     viewer, dock = open_dock()
     make_mistake(viewer, dock)
-    dock.train.button.click()
+    press_train(dock)
     sentence = dock.train.complaint.text()
     assert words in sentence
     assert "Traceback" not in sentence

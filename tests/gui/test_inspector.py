@@ -20,6 +20,7 @@ from napari_mlbseg.viewer.dock_registry import docks
 from napari_mlbseg.viewer.inspector import WeightInspectorDock
 from napari_mlbseg.viewer.map_export import with_suffix
 from napari_mlbseg.viewer.map_values import SliceMeans, VolumeMaps, histogram
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -50,7 +51,7 @@ def inspected(open_dock, make_napari_viewer, image):
         dock.controller.go_to(clean)
         inspector = WeightInspectorDock(viewer)
         viewer.window.add_dock_widget(inspector, name="Weight inspector", area="right")
-        dock.train.button.click()
+        press_train(dock)
         assert dock.train.complaint.text() == ""
         return viewer, dock, inspector, dock.controller.session.current_round.job
 
@@ -182,7 +183,7 @@ def test_another_round_shows_its_own_weights_and_those_of_the_round_before_elsew
     job.say(DONE)
     wait_for(lambda: inspector.profile.values("mean")[1].tolist() == [1, 1])
     wait_for(lambda: dock.train.button.text() == "&Train")
-    dock.train.button.click()
+    press_train(dock)
     dock.controller.session.current_round.job.write("heart", (4,), weight_initial=2, weight_pseudo=1)
     wait_for(lambda: inspector.profile.values("mean")[1].tolist() == [1, 2])
     assert inspector.headline.text() == "heart, round 2, slice 3"
@@ -283,7 +284,7 @@ def test_of_several_volumes_the_current_one(open_dock, make_napari_viewer, image
     dock.controller.mark_clean(True, 3)
     inspector = WeightInspectorDock(viewer)
     viewer.window.add_dock_widget(inspector)
-    dock.train.button.click()
+    press_train(dock)
     job = dock.controller.session.current_round.job
     job.write("first", (3, 4), weight_initial=1, weight_pseudo=1)
     job.write("second", (3, 5, 6), weight_initial=2, weight_pseudo=1)

@@ -9,6 +9,7 @@ import pytest
 
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.viewer.binding import METADATA_KEY
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -32,7 +33,7 @@ def trained(open_dock, make_napari_viewer, image, wait_for):
             annotation.data[tuple(z if axis == slice_axis else slice(8, 16) for axis in range(3))] = 3
             dock.controller.go_to(z)
             dock.clean.mark.click()
-        dock.train.button.click()
+        press_train(dock)
         assert dock.train.complaint.text() == ""
         return viewer, dock, dock.controller.session.current_round.job
 
@@ -114,7 +115,7 @@ def test_updated_in_place_round_after_round(trained, wait_for):
     wait_for(lambda: first.data[8].max() == 0)
     job.say(DONE)
     wait_for(lambda: dock.train.button.text() == "&Train")
-    dock.train.button.click()
+    press_train(dock)
     second_job = dock.controller.session.current_round.job
     second_job.write("heart", (5,), pseudo_labels=3)
     wait_for(lambda: first.data[5].max() == 3)
@@ -221,7 +222,7 @@ def test_two_images_are_one_task_with_layers_each(open_dock, make_napari_viewer,
     viewer.layers.selection.active = viewer.layers["first annotation"]
     dock.controller.go_to(3)
     dock.clean.mark.click()
-    dock.train.button.click()
+    press_train(dock)
     assert dock.train.complaint.text() == ""
     job = dock.controller.session.current_round.job
     assert [volume.name for volume in job.task.volumes] == ["first", "second"]
@@ -254,7 +255,7 @@ def test_renamed_and_deleted_layers_while_it_runs(trained, wait_for):
     job.write("heart", (9,), pseudo_labels=3)
     job.say(DONE)
     wait_for(lambda: dock.train.button.text() == "&Train")
-    dock.train.button.click()
+    press_train(dock)
     assert "image" in dock.train.complaint.text()
 
 
@@ -287,7 +288,7 @@ def test_other_results_become_layers_once_they_are_ticked(trained, wait_for):
     assert not shown.visible
     job.say(DONE)
     wait_for(lambda: dock.train.button.text() == "&Train")
-    dock.train.button.click()
+    press_train(dock)
     dock.controller.session.current_round.job.write("heart", (8,), **{**ALL, "probability": 0.75})
     wait_for(lambda: shown.data[8].max() == 0.75)
     assert n_results(viewer) == 4, "those that were made are updated, no other is"

@@ -14,6 +14,7 @@ from napari_mlbseg.session import Provenance, SessionState
 from napari_mlbseg.session.home import recent_sessions, unsaved_sessions
 from napari_mlbseg.viewer.binding import METADATA_KEY
 from napari_mlbseg.viewer.comparison import GONE, NEW, OTHER, difference
+from tests.gui.acts import press_train, until_begun
 
 from ..session.conftest import PlayedJob
 
@@ -44,7 +45,7 @@ def reviewed(open_dock, make_napari_viewer, image, wait_for):
 
 def predict(dock, wait_for, label):
     session = dock.controller.session
-    dock.train.button.click()
+    press_train(dock)
     assert dock.train.complaint.text() == ""
     session.current_round.job.predict(label, range(12))
     wait_for(lambda: session.state is SessionState.IDLE and dock.controller.reviewer.prediction() is not None)
@@ -296,7 +297,7 @@ def test_a_session_that_cannot_be_opened_is_a_sentence(open_dock, tmp_path, wait
 
 def test_opening_waits_for_a_training(reviewed, tmp_path):
     _, dock, _ = reviewed
-    dock.train.button.click()
+    press_train(dock)
     dock.session.open_session(tmp_path / "other.mlbseg")
     assert "stop it first" in dock.train.complaint.text()
     dock.controller.session.current_round.job.say(Finished(reason=FinishReason.STEPS, steps=1, seconds=1))
@@ -350,6 +351,7 @@ def test_an_estimate_leaves_one_out(reviewed, wait_for):
         dock.review.accept.click()
         dock.clean.mark.click()
     dock.rounds.check.click()
+    until_begun(dock)
     job = dock.controller.session.run.job
     assert dock.train.button.text() == "S&top"
     job.say(HeldOut(volume="heart", slice=5, dice=0.8, hd95=3.0), HeldOut(volume="heart", slice=7, dice=0.9, hd95=None))

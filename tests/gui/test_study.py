@@ -11,6 +11,7 @@ from napari_mlbseg.events import Failed, Finished, FinishReason
 from napari_mlbseg.io.file_array import FileArray
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.session.opening import AT_ONCE, load_session
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -130,7 +131,7 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
 
 def test_training_takes_all_and_results_come_with_the_volume(study, wait_for):
     viewer, dock = study
-    dock.train.button.click()
+    press_train(dock)
     job = dock.controller.session.current_round.job
     assert [volume.name for volume in job.task.volumes] == NAMES
     assert [volume.clean_slices for volume in job.task.volumes] == [(2,), (), (), (), ()]
@@ -158,7 +159,7 @@ def test_training_takes_all_and_results_come_with_the_volume(study, wait_for):
     assert viewer.layers["a pseudo-labels"].data[5].min() == 3
     assert not viewer.layers["a pseudo-labels"].visible, "who hides the prediction of one wants to see none"
     wait_for(lambda: [row[3] for row in table_of(dock)] == ["predicted"] * 3 + ["-"] * 2)
-    dock.train.button.click()
+    press_train(dock)
     dock.controller.session.current_round.job.say(Failed(message="The worker was killed.", advice="Train again."))
     wait_for(lambda: {row[3] for row in table_of(dock)} == {"failed"})
 

@@ -16,6 +16,7 @@ from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.binding import METADATA_KEY
 from napari_mlbseg.viewer.demo import clean_slices
+from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
@@ -79,7 +80,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
 
     session.event_received.connect(look)
     dock.controller.go_to(int(others[len(others) // 2]))  # the slice in view comes first
-    dock.train.button.click()
+    press_train(dock)
     assert dock.train.complaint.text() == ""
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
     wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
@@ -106,7 +107,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
 def test_a_killed_worker_is_explained_and_the_next_training_works(atrium, wait_for):
     viewer, dock, _, _ = atrium
     session = dock.controller.session
-    dock.train.button.click()
+    press_train(dock)
     wait_for(lambda: len(session.current_round.events) > 0, AT_MOST)
     os.kill(session.current_round.job.pid, signal.SIGKILL)
     wait_for(lambda: session.state is SessionState.IDLE, 10)
@@ -114,7 +115,7 @@ def test_a_killed_worker_is_explained_and_the_next_training_works(atrium, wait_f
     assert "killed" in dock.train.complaint.text()
     assert "Traceback" not in dock.train.complaint.text()
     viewer.layers["atrium annotation"].paint((3, 5, 5), 4)  # the window is usable
-    dock.train.button.click()
+    press_train(dock)
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)
     dock.train.button.click()
     wait_for(lambda: session.state is SessionState.IDLE, 30)
@@ -127,7 +128,7 @@ def test_a_device_that_is_not_there_is_a_sentence(atrium, wait_for):
     session = dock.controller.session
     missing = "mps" if sys.platform != "darwin" else "cuda"
     session.config = session.config.updated(device=missing)
-    dock.train.button.click()
+    press_train(dock)
     wait_for(lambda: session.state is SessionState.IDLE, AT_MOST)
     sentence = dock.train.complaint.text()
     assert missing in sentence
@@ -137,7 +138,7 @@ def test_a_device_that_is_not_there_is_a_sentence(atrium, wait_for):
 
 def test_closing_the_window_ends_the_worker(atrium, wait_for):
     viewer, dock, _, _ = atrium
-    dock.train.button.click()
+    press_train(dock)
     worker = psutil.Process(dock.controller.session.current_round.job.pid)
     assert worker.is_running()
     viewer.window.remove_dock_widget(dock)

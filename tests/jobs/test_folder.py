@@ -112,7 +112,7 @@ def test_the_request_is_written_last(task, tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_mlbseg.jobs.folder.np.save", fail)
+    monkeypatch.setattr("napari_mlbseg.jobs.inputs._save", fail)
     folder = JobFolder(tmp_path / "job")
     with pytest.raises(OSError, match="No space"):
         folder.write_request(task)

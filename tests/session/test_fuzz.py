@@ -100,15 +100,31 @@ class Annotating(RuleBasedStateMachine):
 
     # -- what the session does -------------------------------------------------------------------------------------
 
-    @rule(label=st.integers(0, 3))
-    def train(self, label: int) -> None:
+    @rule(label=st.integers(0, 3), meanwhile=st.none() | slices, stops=st.booleans())
+    def train(self, label: int, meanwhile: int | None, stops: bool) -> None:
+        """Press Train, perhaps go on painting or think better of it before the worker is there."""
+        painted, before = self.truth.copy(), len(self.session.rounds)
         try:
-            started = self.session.start()
+            self.session.begin()
         except TaskError:
             return
-        painted = combined_digest([slice_digest(plane) for plane in self.truth])
-        assert started.record.checksums[self.uid] == painted, "the round knows what was painted when it began"
-        self.all_is_saved()
+        if meanwhile is not None:
+            self.stroke(meanwhile, 1, 1, label)
+            if stops:
+                self.session.stop()
+        while self.session._beginning is not None:
+            self.session.poll()
+        if meanwhile is not None and stops and len(self.session.rounds) == before:
+            assert self.session.state is SessionState.IDLE
+            return
+        started = self.session.rounds[-1]
+        digest = combined_digest([slice_digest(plane) for plane in painted])
+        assert started.record.checksums[self.uid] == digest, "the round knows what was painted when it began"
+        folder = started.job.folder
+        labels = folder.open_task(folder.read_request()).volumes[0].labels
+        assert np.array_equal(labels[:], painted), "and learns from nothing else"
+        for z, plane in enumerate(painted):  # saved at the click; what came after is on its way
+            self.recent[z] = {plane.tobytes(), self.truth[z].tobytes()}
         known = {0, *started.task.class_values}
         started.job.predict(label if label in known else 0, range(SHAPE[0]))
         while self.session.state is not SessionState.IDLE:

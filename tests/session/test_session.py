@@ -26,7 +26,12 @@ def job(monkeypatch, tmp_path):
     made.folder = JobFolder(tmp_path / "job")
     made.poll.return_value = []
     made.events.return_value = iter(())
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob.create", Mock(return_value=made))
+
+    def create(path, task, **options):
+        made.folder.write_request(task)
+        return made
+
+    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob.create", create)
     return made
 
 
@@ -86,7 +91,7 @@ def test_states_of_a_round(session, job):
     job.cancel.assert_called_once_with()
     job.poll.return_value = [Cancelled()]
     session.poll()
-    assert heard == [SessionState.RUNNING, SessionState.STOPPING, SessionState.IDLE]
+    assert heard == [SessionState.PREPARING, SessionState.RUNNING, SessionState.STOPPING, SessionState.IDLE]
     assert isinstance(started.outcome, Cancelled)
 
 
