@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_mlbseg.engine.initial_labels import is_large as is_large_volume
+from napari_mlbseg.engine.final_costs import FinalCosts
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
-from napari_mlbseg.engine.predict import PREDICTED, Predictor, probe, write_slices
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.ranks import ALONE, Ranks
@@ -26,20 +26,14 @@ from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
 from napari_mlbseg.engine.shared_final import Found, gathered, rounds, seeded
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
-from napari_mlbseg.engine.slices import is_large
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
 from napari_mlbseg.events import Event, Preview, Progress, Stage
-from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 
 __all__ = ["Publisher"]
 
-_WRITE_SECONDS = 0.014  # to write a slice's seven arrays
-_WRITTEN_PIXELS = 2**17  # of a slice that takes so long; larger ones, longer
-_OVERTIME = 0.05  # of the time budget, after which slices that are not predicted yet are left
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
-_LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
 
 
 class _Predicted(NamedTuple):
@@ -75,8 +69,8 @@ class Publisher:
         Running means of the weights.
     unreached : dict of int to list of int
         By number of the volume, slices that `final` had no time for.
-    outline_seconds : float
-        What it took to draw the initial labels from the clean slices: to look again, that is done once more.
+    costs : FinalCosts
+        What `final` takes.
     """
 
     def __init__(
@@ -93,9 +87,8 @@ class Publisher:
         self._pool, self._learner, self._results = pool, learner, results
         self._schedule, self._order = schedule, order
         self._only = None if only is None else frozenset(only)
-        self.outline_seconds = 0.0
         self.maps = WeightMaps()
-        self._costs: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
+        self.costs = FinalCosts(pool, learner, schedule, ranks, self._wanted)
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
         self.unreached: dict[int, list[int]] = {}
 
@@ -137,7 +130,7 @@ class Publisher:
         """
         began, done, slowest = self._schedule.seconds, 0, 0.0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
-        (n_views,) = self._ranks.of_first(self._affordable_views())
+        (n_views,) = self._ranks.of_first(self.costs.affordable_views())
         predictor = Predictor(self.network, self.task.config, int(n_views))
         for number, volume in enumerate(self.task.volumes):
             size = predictor.batch_size(volume.slice_shape)
@@ -145,7 +138,7 @@ class Publisher:
                 slices = [z for batch in batches for z in batch]
                 if stops():
                     return
-                (is_overdue,) = self._ranks.of_first(self._is_overdue(number, len(slices), slowest))
+                (is_overdue,) = self._ranks.of_first(self.costs.is_overdue(number, len(slices), slowest))
                 if is_overdue:
                     self.unreached.setdefault(number, []).extend(slices)
                     continue
@@ -168,23 +161,8 @@ class Publisher:
                 slowest = max(slowest, (self._schedule.seconds - began_batch) / len(slices))
 
     def reserve_final(self, training_visits: bool) -> None:
-        """Keep the time free that `final` will take, from what one slice takes.
-
-        Parameters
-        ----------
-        training_visits : bool
-            Whether weighted steps have begun: slices that they did not reach so far will have to be weighed at the end.
-        """
-        if not self._costs:
-            self._measure_costs()
-        needed = 0.0
-        for number, (volume, (predicting, weighing)) in enumerate(zip(self.task.volumes, self._costs, strict=True)):
-            wanted = self._wanted(number)
-            unseen = set(wanted) - set(volume.clean_slices) if training_visits else ()
-            visits = len(set(wanted) & set(volume.clean_slices))
-            visits += sum(not self.maps.covers((number, z)) for z in unseen)
-            needed += predicting * len(wanted) + weighing * visits
-        self._schedule.reserve(needed + self._looking_seconds())
+        """Keep the time free that `final` will take; see `FinalCosts.reserve`."""
+        self.costs.reserve(self.maps, training_visits)
 
     def look_again(self, stops: Callable[[], bool]) -> Iterator[Event]:
         """Write where the other clean slices contradict what is painted on each; the predictions came first.
@@ -192,11 +170,11 @@ class Publisher:
         Where there are too few clean slices, or too little time is left, nothing is written: a part of them would look
         as if the others had been found without a contradiction.
         """
-        needed = self._looking_seconds()
+        needed = self.costs.looking_seconds()
         if not needed or self._schedule.remaining < needed or stops():
             return
         look = LookAgain(self._pool, self._learner)
-        if self._schedule.remaining < needed - self.outline_seconds:  # the outlines took longer than at first
+        if self._schedule.remaining < needed - self.costs.outline_seconds:  # the outlines took longer than at first
             return
         for number, volume in enumerate(self.task.volumes):
             for z in (z for z in self._order.outwards(number) if volume.clean[z]):
@@ -320,7 +298,7 @@ class Publisher:
 
     def _to_visit(self, number: int, slices: Sequence[int], left: int) -> list[int]:
         """Which of `slices` no step saw whole, if there is time to weigh them."""
-        if not self._can_visit(number, len(slices), left):
+        if not self.costs.can_visit(number, len(slices), left):
             return []
         return [z for z in slices if not self.maps.covers((number, z))]
 
@@ -347,69 +325,6 @@ class Publisher:
             assert weights is not None
             self._remember_visit((number, z), (0, 0), weights[0], weights[1])
 
-    def _measure_costs(self) -> None:
-        """Seconds to predict and to weigh a slice of each volume, shared; the same where slices are padded alike.
-
-        Of large slices only a part is predicted in one view, and a part is weighed.
-        """
-        direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
-        measured: dict[tuple[int, ...], tuple[float, float]] = {}
-        for number in range(len(self.task.volumes)):
-            if not self._wanted(number):
-                self._costs.append((0.0, 0.0))
-                continue
-            piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
-            shape = (*piece.image.shape, n_pieces)
-            if shape not in measured:
-                weighing = n_pieces * _seconds(self._learner.weights, piece, direction) / self._ranks.size
-                measured[shape] = self._seconds_to_predict(number), weighing
-            self._costs.append(measured[shape])
-
-    def _seconds_to_predict(self, number: int) -> float:
-        """Seconds to predict a slice of a volume with all views, which the ranks share, and to write it."""
-        volume, n_views = self.task.volumes[number], self.task.config.n_views_predict
-        part, times = probe(self._pool.network_input((number, 0)))
-        predictor = Predictor(self.network, self.task.config, n_views if times == 1 else 1)
-        n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
-        if times == 1:
-            seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
-        else:
-            seconds = _seconds(predictor, [part]) * times * n_views
-        return seconds / self._ranks.size + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
-
-    def _is_overdue(self, number: int, slices: int, slowest: float) -> bool:
-        """Whether slices of a large volume would be predicted too late, even in a single view; any other is finished.
-
-        The machine may be busier than when the costs were measured: `slowest` is what a slice took since, in seconds.
-        """
-        budget, volume = self.task.config.time_budget, self.task.volumes[number]
-        if not (is_large_volume(volume) or is_large(volume.slice_shape)):
-            return False
-        measured = self._costs[number][0] / self.task.config.n_views_predict if self._costs else 0.0
-        seconds = slices * max(measured, slowest)
-        return budget is not None and self._schedule.remaining + _OVERTIME * budget < seconds
-
-    def _can_visit(self, number: int, slices: int, left: int) -> bool:
-        """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first."""
-        predicting, weighing = self._costs[number]
-        return self._schedule.remaining > predicting * left + weighing * slices
-
-    def _affordable_views(self) -> int:
-        """Views of the final prediction: as many as the time left allows, at least the slice itself."""
-        wanted = self.task.config.n_views_predict
-        seconds = sum(cost[0] * len(self._wanted(number)) for number, cost in enumerate(self._costs))
-        affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
-        return wanted if affordable >= wanted else max(1, int(affordable))
-
-    def _looking_seconds(self) -> float:
-        """Seconds that `look_again` takes; 0 where it has nothing to do."""
-        if not self.task.config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
-            return 0.0
-        if any(is_large(self.task.volumes[number].slice_shape) for number, _ in self._pool.clean):
-            return 0.0  # gradients of whole slices would take more memory than anything else
-        weighing = sum(self._costs[number][1] for number, _ in self._pool.clean) * self._ranks.place.size  # rank 0's
-        return self.outline_seconds + _LOOKING * weighing
-
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
         return [z for z in self._order.outwards(number) if self._is_wanted((number, z))]
@@ -432,11 +347,3 @@ def _predicted_of(found: Found, n_views: int) -> _Predicted:
     assert probability is not None
     assert agreement is not None
     return _Predicted(probability, agreement, network, doubt, n_views)
-
-
-def _seconds(action: Callable[..., object], *arguments: object) -> float:
-    """What `action` takes the second time: the first also sets things up."""
-    action(*arguments)
-    began = time.monotonic()
-    action(*arguments)
-    return time.monotonic() - began

@@ -116,7 +116,7 @@ class Training:
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
             improved, scores = improve(self.task, config.initial_labels)
-            self._publisher.outline_seconds = self._schedule.seconds - began
+            self._publisher.costs.outline_seconds = self._schedule.seconds - began
             labels.update(improved)
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
             for volume in self.task.volumes:

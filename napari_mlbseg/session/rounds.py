@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_mlbseg.events import Event, HeldOut, Preview, is_terminal
+from napari_mlbseg.events import Event, Finished, HeldOut, Preview, is_terminal
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.job import Job
 from napari_mlbseg.jobs.local import LocalJob
@@ -117,6 +117,16 @@ class Round(Run):
     def has_results(self) -> bool:
         """Whether it has written anything to look at."""
         return any(isinstance(event, Preview) for event in self.events)
+
+    @property
+    def n_unreached(self) -> int:
+        """Slices that it had no time to predict: they show an earlier guess."""
+        return self.outcome.unreached if isinstance(self.outcome, Finished) else 0
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether it was asked to learn anything, and not only to predict."""
+        return self.task.config.bootstrap_steps != 0 or self.task.config.steps != 0
 
     @property
     def held_out_dice(self) -> float | None:

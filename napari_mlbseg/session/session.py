@@ -98,7 +98,8 @@ class SegmentationSession(TrainedVolumes):
         """
         self._refuse_while_running()
         self._shelf.restored = past = self.round(number)
-        self.config = past.task.config
+        if past.has_learnt:
+            self.config = past.task.config
         self._touch_record()
         self._appraise()
         self.rounds_changed.emit()

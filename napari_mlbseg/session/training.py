@@ -26,6 +26,10 @@ from napari_mlbseg.task import SegmentationTask, resolve_task
 
 __all__ = ["SessionState", "TrainedVolumes"]
 
+#: What turns a training into the prediction of slices that one had no time for: only of large volumes are there such,
+#: and of these one view is all that anybody would wait for.
+_NO_LEARNING = {"steps": 0, "bootstrap_steps": 0, "time_budget": None, "n_views_predict": 1, "look_again": False}
+
 _SECONDS_TO_DIE = 5.0  # of a worker that was killed
 _LOOK_SECONDS = 0.005  # between looks whether a worker was started
 
@@ -120,13 +124,15 @@ class TrainedVolumes(KeptVolumes):
             return False
         return bool(self._run.job.folder.read_request().config.cluster)
 
-    def resolve(self, focus: tuple[str, int] | None = None) -> SegmentationTask:
+    def resolve(self, focus: tuple[str, int] | None = None, config: TrainingConfig | None = None) -> SegmentationTask:
         """The frozen task of the next training, with what is painted now; images are not read from a disk for it.
 
         Parameters
         ----------
         focus : tuple of (str, int), optional
             Name of the volume and slice in view.
+        config : TrainingConfig, optional
+            By default the session's.
 
         Raises
         ------
@@ -138,7 +144,9 @@ class TrainedVolumes(KeptVolumes):
         saver.sweep()
         watched = [(frozen, saver.watcher(volume.uid)) for frozen, volume in zip(volumes, self, strict=True)]
         kept = [frozen if watcher is None else with_snapshot(frozen, watcher) for frozen, watcher in watched]
-        return resolve_task(kept, self._config, class_values=self.known_classes(), unread=unread_images(volumes))
+        return resolve_task(
+            kept, config or self._config, class_values=self.known_classes(), unread=unread_images(volumes)
+        )
 
     def begin(self, focus: tuple[str, int] | None = None) -> None:
         """Begin a round of what is painted now: save, freeze the task into a job folder and start a worker on it.
@@ -160,6 +168,19 @@ class TrainedVolumes(KeptVolumes):
         self._refuse_while_running()
         task = self.resolve(focus)
         self._prepare(task, round_launch(self, self._shelf, warm_start=self.warm_start))
+
+    def begin_rest(self, focus: tuple[str, int] | None = None) -> None:
+        """Begin a round that learns nothing more: the model of the round that is shown predicts all slices.
+
+        For those that it had no time for, see `Round.n_unreached`. Returns and raises as `begin`; RuntimeError also if
+        there is no round.
+        """
+        self._refuse_while_running()
+        shown = self._shelf.shown
+        if shown is None:
+            raise RuntimeError("There is no round whose model could predict: train first.")
+        task = self.resolve(focus, shown.task.config.updated(**_NO_LEARNING))
+        self._prepare(task, round_launch(self, self._shelf, warm_start=True))
 
     def begin_check(self) -> None:
         """Begin a leave-one-clean-slice-out: an estimate of the accuracy while nothing was held out yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -284,24 +284,31 @@ class DockController:
 
     def start(self) -> None:
         """Train; a reason why that cannot be is said in one sentence. Returns before the worker is there."""
-        self.complained.emit("")
-        self.sync()  # pixels of a layer may have been replaced since
-        binding, z = self.current, self.current_slice
-        try:
-            if self.bindings and not self.study.is_annotated and all(b.annotation is None for b in self.bindings):
-                raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
-            self.session.begin(focus=None if binding is None or z is None else (binding.image.name, z))
-        except ValueError as error:
-            self._complain_of(error)
+        self._begin(lambda: self.session.begin(self._focus))
+
+    def predict_rest(self) -> None:
+        """Predict the slices that the round in view had no time for, without learning more."""
+        self._begin(lambda: self.session.begin_rest(self._focus))
 
     def start_check(self) -> None:
         """Leave one clean slice out after the other, to estimate the accuracy."""
+        self._begin(self.session.begin_check)
+
+    def _begin(self, begin: Callable[[], None]) -> None:
         self.complained.emit("")
-        self.sync()
+        self.sync()  # pixels of a layer may have been replaced since
         try:
-            self.session.begin_check()
+            if self.bindings and not self.study.is_annotated and all(b.annotation is None for b in self.bindings):
+                raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
+            begin()
         except ValueError as error:
             self._complain_of(error)
+
+    @property
+    def _focus(self) -> tuple[str, int] | None:
+        """Name of the volume and slice in view."""
+        binding, z = self.current, self.current_slice
+        return None if binding is None or z is None else (binding.image.name, z)
 
     def _on_not_begun(self, error: Exception | None) -> None:
         if error is not None:

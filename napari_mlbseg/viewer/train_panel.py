@@ -49,6 +49,10 @@ class TrainPanel(Panel):
         self.stage = WrappedLabel()
         self.bar = QProgressBar(textVisible=False, maximum=1000)
         self.bar.setFixedHeight(8)
+        self.rest = QPushButton()
+        self.rest.setToolTip(
+            "Segment what there was no time for, with what was learnt and no time budget. Stop keeps what is there."
+        )
         self.device = WrappedLabel()
         self.complaint = Complaint()
         self.advanced = Panel("Ad&vanced", folded=True)
@@ -75,7 +79,7 @@ class TrainPanel(Panel):
         row.addWidget(self.curves)
         self.rows.addWidget(self.given_rows)
         self.rows.addLayout(row)
-        for widget in (self.stage, self.bar, self.device, self.complaint, self.advanced):
+        for widget in (self.stage, self.bar, self.rest, self.device, self.complaint, self.advanced):
             self.rows.addWidget(widget)
 
     def _connect(self) -> None:
@@ -84,6 +88,7 @@ class TrainPanel(Panel):
         self.form.changed.connect(self._on_edited)
         self.button.clicked.connect(self._on_button)
         self.curves.clicked.connect(self._on_curves)
+        self.rest.clicked.connect(self._controller.predict_rest)
         self.listen(self._session.config_changed, self._on_config_changed)
         self.listen(self._session.state_changed, self._on_state_changed)
         self.listen(self._session.image_copied, self._on_copied)
@@ -91,6 +96,7 @@ class TrainPanel(Panel):
         self.listen(self._session.round_started, self._on_started)
         self.listen(self._session.check_started, self._on_started)
         self.listen(self._session.event_received, self._on_event)
+        self.listen(self._session.rounds_changed, self._offer_rest)
         self.listen(self._controller.layers_changed, self._on_layers_changed)
         self.listen(self._controller.complained, self.complaint.say)
 
@@ -149,6 +155,14 @@ class TrainPanel(Panel):
         self.button.setEnabled(state is not SessionState.STOPPING)
         if state is SessionState.PREPARING:
             self._show_busy("Saving what you painted…")
+        self._offer_rest()
+
+    def _offer_rest(self) -> None:
+        """Offer to predict what the round in view had no time for."""
+        shown = self._session.shown_round
+        n_slices = shown.n_unreached if shown is not None and self._session.state is SessionState.IDLE else 0
+        self.rest.setText(words.rest(n_slices))
+        self.rest.setVisible(n_slices > 0)
 
     def _show_busy(self, words: str) -> None:
         """Nobody knows yet for how long."""

@@ -6,7 +6,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 from napari_mlbseg.jobs.inputs import Copied
 
-__all__ = ["clock", "copying", "device", "ending", "place", "size", "stage", "unit"]
+__all__ = ["clock", "copying", "device", "ending", "place", "rest", "size", "stage", "unit"]
 
 
 def clock(seconds: float) -> str:
@@ -50,6 +50,11 @@ def copying(copied: Copied, *, several: bool) -> str:
     return f"Copying the {part}{name}: slice {min(copied.done + 1, copied.total)} of {copied.total}"
 
 
+def rest(n_slices: int) -> str:
+    """To predict what a round had no time for."""
+    return "Predict the last slice" if n_slices == 1 else f"Predict the other {n_slices:,} slices"
+
+
 def stage(event: Progress, n_clean: int) -> str:
     """What the worker is doing, and for how long."""
     slices = "1 clean slice" if n_clean == 1 else f"{n_clean} clean slices"
@@ -71,7 +76,7 @@ def ending(event: Event, *, is_check: bool = False) -> str:
     if isinstance(event, Finished) and event.unreached:
         return (
             f"The time was up after {clock(event.seconds)}: {event.unreached} slices still show an earlier guess. "
-            "Train again with more time to predict them all."
+            "Predict them now, or train again with more time."
         )
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."

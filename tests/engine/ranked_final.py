@@ -47,15 +47,15 @@ def as_it_is(publisher: Publisher) -> None:
 def short_of_time(publisher: Publisher) -> None:
     """One view, and no slice is weighed: so says rank 0, while another rank has all the time."""
     if publisher._ranks.is_first:
-        publisher._affordable_views = lambda: 1  # type: ignore[method-assign]
-        publisher._can_visit = lambda *_: False  # type: ignore[method-assign]
+        publisher.costs.affordable_views = lambda: 1  # type: ignore[method-assign]
+        publisher.costs.can_visit = lambda *_: False  # type: ignore[method-assign]
 
 
 def too_late(publisher: Publisher) -> None:
     """The time is up after the first round: so says rank 0's clock, which the others do not see."""
     if publisher._ranks.is_first:
         asked: list[int] = []
-        publisher._is_overdue = lambda *_: asked.append(1) or len(asked) > 1  # type: ignore[method-assign, func-returns-value]
+        publisher.costs.is_overdue = lambda *_: asked.append(1) or len(asked) > 1  # type: ignore[method-assign, func-returns-value]
 
 
 def failing(publisher: Publisher) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
-from tests.gui.acts import make_ready, press_train
+from tests.gui.acts import make_ready, press_train, until_begun
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -167,3 +167,29 @@ def test_a_mistake_gets_one_sentence_in_the_dock(open_dock, make_mistake, words)
     assert ":" in sentence, "says what is wrong: and what to do"
     assert dock.controller.session.state is SessionState.IDLE
     assert dock.train.button.isEnabled()
+
+
+def test_slices_that_there_was_no_time_for_are_predicted_on_demand(heart, wait_for):
+    _viewer, dock, annotation = heart
+    session = dock.controller.session
+    job = make_ready(dock, annotation)
+    assert not dock.train.rest.isVisible()
+    job.folder.model_file.touch()
+    job.write("heart", (3,), pseudo_labels=1)
+    job.say(Finished(reason=FinishReason.TIME, steps=5, seconds=60, unreached=1011))
+    wait_for(lambda: dock.train.rest.isVisible())
+    assert dock.train.rest.text() == "Predict the other 1,011 slices"
+    assert "1011 slices still show an earlier guess" in dock.train.stage.text()
+    config = session.config
+    dock.train.rest.click()
+    until_begun(dock)
+    assert session.state is SessionState.RUNNING
+    assert not dock.train.rest.isVisible()
+    assert session.config == config, "what the person has chosen for the next training stays"
+    request = session.current_round.job.folder.read_request()
+    assert request.previous == str(job.folder.path)
+    assert (request.config.bootstrap_steps, request.config.steps, request.config.time_budget) == (0, 0, None)
+    session.current_round.job.write("heart", (3,), pseudo_labels=1)
+    session.current_round.job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=0, seconds=600))
+    wait_for(lambda: session.state is SessionState.IDLE)
+    assert not dock.train.rest.isVisible()

@@ -299,3 +299,25 @@ def test_two_volumes_are_scored_apart(tmp_path, settle):
     (key,) = session.rounds[0].scores
     assert key == (session.volume("b").uid, 4)
     session.close()
+
+
+def test_the_rest_is_predicted_with_the_model_of_the_round_that_is_shown(saved, settle):
+    with pytest.raises(RuntimeError, match="train first"):
+        saved.begin_rest()
+    first, second = train(saved), train(saved)
+    for past in (first, second):
+        past.job.folder.model_file.write_bytes(b"weights")
+    saved.restore(1)
+    saved.warm_start = False
+    saved.config = chosen = saved.config.updated(steps=40, features=(8, 16))  # of another network, for the next round
+    saved.begin_rest()
+    while saved.state is SessionState.PREPARING:
+        saved.poll()
+    rest = saved.rounds[-1]
+    assert (rest.record.base, rest.has_learnt, first.has_learnt) == (1, False, True)
+    assert rest.task.config.features == first.task.config.features
+    assert (rest.task.config.time_budget, saved.config) == (None, chosen)
+    rest.job.predict(2)
+    settle(saved)
+    saved.restore(3)
+    assert saved.config == chosen, "a config that learns nothing is nobody's choice for the next training"
