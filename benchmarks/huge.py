@@ -3,8 +3,9 @@
     python -m benchmarks.huge --out DIR        (needs a display; xvfb-run gives one)
 
 The volume is made once, in ``DIR/data``: a zarr image of 4.2 GB unless another shape is given. It is opened as a person
-would, five slices are painted and marked clean, and while the job trains, slices are scrolled through and painted on. A
-second job then starts from the model and predicts all slices, in one view; ``--predict-seconds`` ends it earlier.
+would, five slices are painted and marked clean, and while the job trains, slices are scrolled through and painted on.
+Then *Predict the other ... slices* is pressed, and slices are scrolled through until all are there; with
+``--predict-seconds``, a training without steps predicts for so long instead. Dice is over every tenth slice.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import napari
 import numpy as np
 import psutil
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from benchmarks.event_loop import TICK, play, ticking
 from benchmarks.huge_volume import make_huge_volume
 from napari_mlbseg.events import Finished, Preview
-from napari_mlbseg.session import SessionState
+from napari_mlbseg.session import Round, SessionState
 
 if TYPE_CHECKING:
     from napari_mlbseg.viewer.dock import MLBSegDock
@@ -50,13 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
     viewer.open(str(options.out / "data" / "image.zarr"), plugin="napari-mlbseg")
     dock, seen = _prepare(viewer, truth, options.seconds)
     figures: dict[str, Any] = {"shape": options.shape, "window_gb_before": before / 1e9}
-    figures |= _watched("train", viewer, dock, seen, before, paint=True)
-    if options.predict_seconds != 0:
+    figures |= _watched("train", dock, dock.train.button, truth, seen, before, paint=True)
+    if options.predict_seconds is None:
+        figures |= _watched("predict", dock, dock.train.rest, truth, seen, before, paint=False)
+    elif options.predict_seconds > 0:
         session = dock.controller.session
         session.config = session.config.updated(
             steps=0, bootstrap_steps=0, time_budget=options.predict_seconds, n_views_predict=1, look_again=False
         )
-        figures |= _watched("predict", viewer, dock, seen, before, paint=False)
+        figures |= _watched("predict", dock, dock.train.button, truth, seen, before, paint=False)
     viewer.close()
     (options.out / "huge.json").write_text(json.dumps(figures, indent=1))
     print(json.dumps(figures, indent=1))
@@ -85,13 +88,15 @@ def _prepare(viewer: napari.Viewer, truth: Any, seconds: float) -> tuple[MLBSegD
     return dock, seen
 
 
-def _watched(what: str, viewer: napari.Viewer, dock: MLBSegDock, seen: int, before: int, paint: bool) -> dict[str, Any]:
-    """Press Train, scroll and paint, and note memory, delays, and when the slice in view had its labels."""
+def _watched(
+    what: str, dock: MLBSegDock, button: QAbstractButton, truth: Any, seen: int, before: int, paint: bool
+) -> dict[str, Any]:
+    """Press a button, scroll and paint, and note memory, delays, and when the slice in view had its labels."""
     session = dock.controller.session
     peaks = _Peaks()
     with ticking(lambda count: _scroll_and_paint(dock, seen, count, paint)) as ticks:
-        dock.train.button.click()
-        play(lambda: session.state is SessionState.IDLE)
+        button.click()
+        play(lambda: session.state is SessionState.IDLE, at_most=7200.0)
         started = session.current_round
         took = time.perf_counter() - ticks.began
     peaks.stop()
@@ -106,10 +111,22 @@ def _watched(what: str, viewer: napari.Viewer, dock: MLBSegDock, seen: int, befo
         f"{what}_worker_peak_gb": peaks.worker / 1e9,
         f"{what}_window_growth_gb": (peaks.window - before) / 1e9,
         f"{what}_slices_predicted": len(predicted),
+        f"{what}_dice": _dice(started, truth),
         f"{what}_slices_unreached": finished.unreached if finished is not None else None,
         f"{what}_delay_p95_ms": delays["delay_p95_ms"],
         f"{what}_delay_max_ms": delays["delay_max_ms"],
     }
+
+
+def _dice(shown: Round, truth: Any) -> float:
+    """Dice over every tenth slice."""
+    labels = shown.job.folder.results(shown.task.volumes[0].name)["pseudo_labels"]
+    both = either = 0
+    for z in range(0, truth.shape[0], 10):
+        predicted, wanted = np.asarray(labels[z]) > 0, np.asarray(truth[z]) > 0
+        both += int(np.count_nonzero(predicted & wanted))
+        either += int(np.count_nonzero(predicted)) + int(np.count_nonzero(wanted))
+    return 2 * both / max(1, either)
 
 
 def _scroll_and_paint(dock: MLBSegDock, seen: int, count: int, paint: bool) -> None:
