@@ -45,6 +45,8 @@ __all__ = [
 
 #: Signed distances are cut off here: farther away, how far does not matter. In voxels of the slice.
 _FAR = 64
+#: Distances that are kept for the next slice.
+_DISTANCE_BYTES = 2**28
 #: Depth of a structure that is missing on a slice: about the radius of what its neighbours still show of it, in pixels.
 _VANISHED = 8.0
 #: Volumes of more voxels than this are never held whole: what is said of their slices is made when it is asked for.
@@ -151,7 +153,9 @@ class Interpolation:
             painted |= labels[i] > 0
         # what is interpolated lies within what is painted on either side; a pixel more shows where that ends
         self._here = bounding_box(painted, margin=1)
-        self._distances = lru_cache(maxsize=2)(self._distances_of)  # neighbours are mostly asked for one after another
+        # slices are asked for outwards: by turns on one side and on the other, each between two clean slices
+        kept = 2 if self._here is None else _DISTANCE_BYTES // max(1, 4 * n_classes * painted[self._here].size)
+        self._distances = lru_cache(maxsize=min(4, max(2, kept)))(self._distances_of)
 
     def __getitem__(self, z: int) -> np.ndarray:
         """Class indices (Y, X) of slice `z`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = ["InitialWriter"]
 
+_BOTH = ("initial_labels", "pseudo_labels")
 _SPEAK_SECONDS = 0.5
 _SHARE = 0.1  # of the time budget, that may pass before anything is learnt
 _LEAST_SECONDS = 2.0
@@ -39,49 +40,66 @@ class InitialWriter:
     def write(self, volume: Volume, labels: LabelStack | None) -> Iterator[Preview]:
         """Write the labels of every slice, or of a large volume as many as a tenth of the time allows.
 
+        Where nothing will be learnt, every slice is soon predicted: then only some around the one in view are written.
+
         Parameters
         ----------
         labels : LabelStack or None
             Class indices; None where only a network can tell: then clean slices alone are shown.
         """
         self._written[volume.name] = set()
-        budget = self._task.config.time_budget
-        end = math.inf if budget is None else self._start + max(_LEAST_SECONDS, _SHARE * budget)
+        config = self._task.config
+        learns = config.bootstrap_steps != 0 or config.steps != 0
+        most = math.inf if config.time_budget is None else max(_LEAST_SECONDS, _SHARE * config.time_budget)
+        end = self._start + (most if learns else min(most, _LEAST_SECONDS))
         slices = _known(volume, labels) or volume.clean_slices
         yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
 
-    def write_rest(self, volume: Volume, labels: LabelStack | None, predicted: set[int]) -> Iterator[Preview]:
-        """Write what `write` left, but for slices that were `predicted`, for as long as the time budget lasts."""
+    def write_rest(self, volume: Volume, labels: LabelStack | None, unreached: Collection[int]) -> Iterator[Preview]:
+        """Write what `write` left, for as long as the time budget lasts.
+
+        Where slices were `unreached` by the predictions, they are the pseudo-labels, too, and come first.
+        """
         budget = self._task.config.time_budget
         end = math.inf if budget is None else self._start + budget
-        if labels is not None and time.monotonic() < end:
-            missing = set(_known(volume, labels)) - self._written[volume.name] - predicted
-            yield from self._write(volume, labels, sorted(missing), end)
+        for is_predicted in (False, True):
+            if labels is not None and time.monotonic() < end:
+                left = set(_known(volume, labels)) - self._written[volume.name]
+                slices = sorted(left.difference(unreached) if is_predicted else left.intersection(unreached))
+                if slices:
+                    yield from self._write(volume, labels, slices, end, ("initial_labels",) if is_predicted else _BOTH)
 
-    def _write(self, volume: Volume, labels: LabelStack | None, slices: Sequence[int], end: float) -> Iterator[Preview]:
+    def _write(
+        self,
+        volume: Volume,
+        labels: LabelStack | None,
+        slices: Sequence[int],
+        end: float,
+        names: tuple[str, ...] = _BOTH,
+    ) -> Iterator[Preview]:
         arrays = self._results[volume.name]
         new: list[int] = []
         spoke = time.monotonic()
         for z in slices:
             plane = self._values[labels[z]] if labels is not None else volume.label_slice(z)
-            arrays["initial_labels"][z] = plane
-            arrays["pseudo_labels"][z] = plane
+            for name in names:
+                arrays[name][z] = plane
             new.append(z)
             now = time.monotonic()
             if now - spoke > _SPEAK_SECONDS or now > end:
-                yield self._said(volume, new)
+                yield self._said(volume, new, names)
                 new, spoke = [], now
             if now > end:
                 return
         if new or not slices:
-            yield self._said(volume, new)
+            yield self._said(volume, new, names)
 
-    def _said(self, volume: Volume, slices: Sequence[int]) -> Preview:
+    def _said(self, volume: Volume, slices: Sequence[int], names: tuple[str, ...]) -> Preview:
         self._written[volume.name] |= set(slices)
         return Preview(
             volume=volume.name,
             slices=tuple(sorted(slices)),
-            arrays=("initial_labels", "pseudo_labels"),
+            arrays=names,
             stage=Stage.INITIAL_LABELS,
             seconds=time.monotonic() - self._start,
         )

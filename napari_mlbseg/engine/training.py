@@ -190,7 +190,8 @@ class Training:
         if not self._ranks.is_first:
             return
         if goes_on:
-            yield from self._show_the_unreached()
+            if not self._stopped:
+                yield from self._show_initial_labels()
             predicted_until = self._schedule.seconds
             if trained:
                 yield from self._publisher.look_again(self._stops)
@@ -279,13 +280,11 @@ class Training:
         probability, _ = predictor([self._pool.network_input((number, z)) for z in slices])
         return most_likely(probability).cpu().numpy().astype(index_dtype(self.task.n_classes))
 
-    def _show_the_unreached(self) -> Iterator[Event]:
-        """Initial labels of the slices that the time did not suffice to predict."""
+    def _show_initial_labels(self) -> Iterator[Event]:
+        """Initial labels that are not to be seen yet; they stand in for predictions that there was no time for."""
         for number, volume in enumerate(self.task.volumes):
             unreached = self._publisher.unreached.get(number, [])
-            if unreached:
-                predicted = set(range(volume.n_slices)) - set(unreached)
-                yield from self._writer.write_rest(volume, self._pool.initial[number], predicted)
+            yield from self._writer.write_rest(volume, self._pool.initial[number], unreached)
 
     def _source(
         self, volume: Volume, known: Mapping[str, LabelStack | None], labels: Mapping[str, LabelStack | None]

@@ -172,3 +172,35 @@ def test_what_the_time_does_not_suffice_for_is_said_and_keeps_its_initial_labels
     assert len(shown) > len(predicted)
     left = sorted(shown - predicted)[-1]
     assert np.array_equal(results["stack"]["pseudo_labels"][left], known_labels(large, volume, "auto")[left])
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_where_nothing_is_learnt_the_initial_labels_do_not_come_before_the_predictions(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("napari_mlbseg.engine.initial_writer._LEAST_SECONDS", 0.0)
+    volume, model = stack(200, depth=9), tmp_path / "model.safetensors"
+    learnt = {"time_budget": None, "bootstrap_steps": 2, "steps": 0, "features": "8,16", "look_again": False}
+    for _ in train(task(volume, **learnt), "cpu", save_to=model):
+        pass
+    rest = task(volume, **{**learnt, "bootstrap_steps": 0}, n_views_predict=1)
+    results = MemoryResults(rest)
+    previews = [e for e in train(rest, "cpu", results=results, warm_start=model) if isinstance(e, Preview)]
+    predicted = [e for e in previews if e.stage is Stage.PREDICT]
+    before, after = previews[: previews.index(predicted[0])], previews[previews.index(predicted[-1]) + 1 :]
+    assert sorted(z for e in predicted for z in e.slices) == list(range(9))
+    assert [e.slices for e in before] == [(0,)], "the slice in view, at once"
+    assert sorted(z for e in after for z in e.slices) == list(range(1, 9))
+    assert {e.arrays for e in after} == {("initial_labels",)}
+    known = known_labels(rest, volume, "auto")
+    assert all(np.array_equal(results["stack"]["initial_labels"][z], known[z]) for z in range(9))
+
+
+def test_distances_are_computed_once_for_slices_on_both_sides_of_the_one_in_view(monkeypatch) -> None:
+    asked: list[int] = []
+    distances = initial_labels.class_distances
+    monkeypatch.setattr(initial_labels, "class_distances", lambda *args: asked.append(1) or distances(*args))
+    planes = [np.pad(np.ones((4, 4), np.uint8), 4) for _ in range(4)]
+    lazy = Interpolation(planes, (0, 10, 20, 30), (12, 12), 2)
+    for step in range(1, 10):
+        assert lazy[10 - step].any()
+        assert lazy[20 + step].any()
+    assert len(asked) == 4
