@@ -274,6 +274,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"There is no preset '{preset}': choose one of {', '.join(PRESETS)}.")
         return cls.parse({**PRESETS[preset], "preset": preset, **overrides})
 
+    @property
+    def learns(self) -> bool:
+        """Whether anything is to be learnt, and not only to be predicted with the model of an earlier training."""
+        return self.bootstrap_steps != 0 or self.steps != 0
+
     def updated(self, **changes: Any) -> TrainingConfig:
         """A validated copy with `changes`; raises ValueError (one sentence) for what does not fit."""
         return self.parse({**self.model_dump(), **changes})

@@ -81,7 +81,12 @@ class FinalCosts:
         return wanted if affordable >= wanted else max(1, int(affordable))
 
     def can_visit(self, number: int, slices: int, left: int) -> bool:
-        """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first."""
+        """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first.
+
+        To weigh a large slice takes longer than to predict it: where nothing is learnt, nobody would wait for that.
+        """
+        if self._is_large(number) and not self._config.learns:
+            return False
         predicting, weighing = self._slices[number]
         return self._schedule.remaining > predicting * left + weighing * slices
 
@@ -90,8 +95,8 @@ class FinalCosts:
 
         The machine may be busier than when the costs were measured: `slowest` is what a slice took since, in seconds.
         """
-        budget, volume = self._config.time_budget, self._volumes[number]
-        if not (is_large_volume(volume) or is_large(volume.slice_shape)):
+        budget = self._config.time_budget
+        if not self._is_large(number):
             return False
         measured = self._slices[number][0] / self._config.n_views_predict if self._slices else 0.0
         seconds = slices * max(measured, slowest)
@@ -105,6 +110,9 @@ class FinalCosts:
             return 0.0  # gradients of whole slices would take more memory than anything else
         weighing = sum(self._slices[number][1] for number, _ in self._pool.clean) * self._ranks.place.size  # rank 0's
         return self.outline_seconds + _LOOKING * weighing
+
+    def _is_large(self, number: int) -> bool:
+        return is_large_volume(self._volumes[number]) or is_large(self._volumes[number].slice_shape)
 
     def _measure(self) -> None:
         """Predict and weigh a slice of each volume; once where slices are padded alike.

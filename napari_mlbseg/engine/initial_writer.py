@@ -49,9 +49,8 @@ class InitialWriter:
         """
         self._written[volume.name] = set()
         config = self._task.config
-        learns = config.bootstrap_steps != 0 or config.steps != 0
         most = math.inf if config.time_budget is None else max(_LEAST_SECONDS, _SHARE * config.time_budget)
-        end = self._start + (most if learns else min(most, _LEAST_SECONDS))
+        end = self._start + (most if config.learns else min(most, _LEAST_SECONDS))
         slices = _known(volume, labels) or volume.clean_slices
         yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
 

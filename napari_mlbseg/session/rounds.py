@@ -124,11 +124,6 @@ class Round(Run):
         return self.outcome.unreached if isinstance(self.outcome, Finished) else 0
 
     @property
-    def has_learnt(self) -> bool:
-        """Whether it was asked to learn anything, and not only to predict."""
-        return self.task.config.bootstrap_steps != 0 or self.task.config.steps != 0
-
-    @property
     def held_out_dice(self) -> float | None:
         """Mean Dice over the slices that it predicted and a person painted later; None without any."""
         return mean_dice(list(self.scores.values()))

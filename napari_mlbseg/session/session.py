@@ -98,7 +98,7 @@ class SegmentationSession(TrainedVolumes):
         """
         self._refuse_while_running()
         self._shelf.restored = past = self.round(number)
-        if past.has_learnt:
+        if past.task.config.learns:
             self.config = past.task.config
         self._touch_record()
         self._appraise()

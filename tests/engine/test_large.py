@@ -190,6 +190,7 @@ def test_where_nothing_is_learnt_the_initial_labels_do_not_come_before_the_predi
     assert [e.slices for e in before] == [(0,)], "the slice in view, at once"
     assert sorted(z for e in after for z in e.slices) == list(range(1, 9))
     assert {e.arrays for e in after} == {("initial_labels",)}
+    assert not any("weight_initial" in e.arrays for e in predicted), "they stay those of the training"
     known = known_labels(rest, volume, "auto")
     assert all(np.array_equal(results["stack"]["initial_labels"][z], known[z]) for z in range(9))
 

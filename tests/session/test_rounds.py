@@ -314,7 +314,7 @@ def test_the_rest_is_predicted_with_the_model_of_the_round_that_is_shown(saved, 
     while saved.state is SessionState.PREPARING:
         saved.poll()
     rest = saved.rounds[-1]
-    assert (rest.record.base, rest.has_learnt, first.has_learnt) == (1, False, True)
+    assert (rest.record.base, rest.task.config.learns, first.task.config.learns) == (1, False, True)
     assert rest.task.config.features == first.task.config.features
     assert (rest.task.config.time_budget, saved.config) == (None, chosen)
     rest.job.predict(2)
