@@ -48,13 +48,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", default="150+30", help="bootstrap and weighted steps of the training")
     parser.add_argument("--repeats", type=int, default=3, help="trainings here and there; 1 at least")
     parser.add_argument("--volumes", type=int, default=8, help="phantoms to predict; none without")
+    parser.add_argument("--sizes", default="192,576", help="rows and columns of the phantoms to predict")
     parser.add_argument("--out", type=Path, default=Path("bench-output/cluster"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         figures = _overhead(Path(scratch), options.steps, options.repeats)
         if options.volumes:
-            figures |= _study(Path(scratch), options.volumes)
+            for side in map(int, options.sizes.split(",")):
+                figures |= _study(Path(scratch), options.volumes, (_SHAPE[0], side, side))
     (options.out / "cluster.json").write_text(json.dumps(figures, indent=1))
     table = markdown(["", "figure"], [[name, f"{value:.3g}"] for name, value in figures.items()])
     (options.out / "table.md").write_text(table)
@@ -83,18 +85,18 @@ def _overhead(path: Path, steps: str, repeats: int) -> dict[str, float]:
     return figures
 
 
-def _study(path: Path, n_volumes: int) -> dict[str, float]:
+def _study(path: Path, n_volumes: int, shape: tuple[int, int, int]) -> dict[str, float]:
     """Seconds to predict a study on one worker and on two."""
     trained = path / "here0"
-    images = path / "images"
+    images = path / f"images{shape[-1]}"
     images.mkdir()
     for number in range(n_volumes):
-        image = make_phantom(_SHAPE, seed=number).image
+        image = make_phantom(shape, seed=number).image
         tifffile.imwrite(images / f"{number}.tif", image, metadata={"axes": "ZYX"})
     seconds = {}
     for n_workers in (1, 2):
         with _cluster(path, n_workers) as address:
-            out = path / f"out{n_workers}"
+            out = path / f"out{shape[-1]}-{n_workers}"
             command = [
                 "predict",
                 str(trained),
@@ -110,10 +112,11 @@ def _study(path: Path, n_volumes: int) -> dict[str, float]:
             subprocess.run([sys.executable, "-m", "napari_mlbseg.cli", *command], check=True, stdout=subprocess.DEVNULL)
             seconds[n_workers] = time.monotonic() - began
         print(f"{n_volumes} volumes on {n_workers} worker(s): {seconds[n_workers]:.1f} s", flush=True)
+    what = f"{n_volumes} volumes of " + " x ".join(map(str, shape))
     return {
-        f"{n_volumes} volumes on 1 worker (s)": seconds[1],
-        f"{n_volumes} volumes on 2 workers (s)": seconds[2],
-        "times faster on 2 workers": seconds[1] / seconds[2],
+        f"{what} on 1 worker (s)": seconds[1],
+        f"{what} on 2 workers (s)": seconds[2],
+        f"{what}: times faster on 2 workers": seconds[1] / seconds[2],
     }
 
 
