@@ -48,15 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", default="150+30", help="bootstrap and weighted steps of the training")
     parser.add_argument("--repeats", type=int, default=3, help="trainings here and there; 1 at least")
     parser.add_argument("--volumes", type=int, default=8, help="phantoms to predict; none without")
-    parser.add_argument("--sizes", default="192,576", help="rows and columns of the phantoms to predict")
+    parser.add_argument("--sizes", default="144x192,576x576", help="rows and columns of the phantoms to predict")
     parser.add_argument("--out", type=Path, default=Path("bench-output/cluster"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         figures = _overhead(Path(scratch), options.steps, options.repeats)
         if options.volumes:
-            for side in map(int, options.sizes.split(",")):
-                figures |= _study(Path(scratch), options.volumes, (_SHAPE[0], side, side))
+            for size in options.sizes.split(","):
+                rows, columns = map(int, size.split("x"))
+                figures |= _study(Path(scratch), options.volumes, (_SHAPE[0], rows, columns))
     (options.out / "cluster.json").write_text(json.dumps(figures, indent=1))
     table = markdown(["", "figure"], [[name, f"{value:.3g}"] for name, value in figures.items()])
     (options.out / "table.md").write_text(table)
