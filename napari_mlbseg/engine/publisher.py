@@ -154,7 +154,7 @@ class Publisher:
                     seconds = self._schedule.seconds
                     yield Progress(
                         stage=Stage.PREDICT,
-                        fraction=0.95 + 0.05 * done / total,
+                        fraction=self._schedule.final_fraction(done / total),
                         seconds=seconds,
                         seconds_left=(seconds - began) * (total - done) / done,
                     )

@@ -99,8 +99,16 @@ class Schedule:
         return base
 
     def job_fraction(self, bootstrap_step: int, step: int) -> float:
-        """Share of the whole job that is done while it trains, 0 to 0.95: the final pass has the rest."""
-        return 0.95 * self.fraction(bootstrap_step, step)
+        """Share of the whole job that is done while it trains; the final pass has the rest."""
+        return self._learning_share * self.fraction(bootstrap_step, step)
+
+    def final_fraction(self, predicted: float) -> float:
+        """Share of the whole job that is done once so many of the slices are predicted, 0 to 1."""
+        return self._learning_share + (1 - self._learning_share) * predicted
+
+    @property
+    def _learning_share(self) -> float:
+        return 0.95 if self.config.learns else 0.0
 
     def seconds_left(self, bootstrap_step: int, step: int) -> float | None:
         """Estimated seconds to the end of the job, None while nothing is known."""

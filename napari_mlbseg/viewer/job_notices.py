@@ -9,7 +9,7 @@ from napari.utils.notifications import show_error, show_info
 
 from napari_mlbseg.events import Event, Failed, Progress, is_terminal
 from napari_mlbseg.session import SegmentationSession
-from napari_mlbseg.session.rounds import Check, Round
+from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.words import ending
 
@@ -59,4 +59,4 @@ class JobNotices:
             show_error(f"MLB-Seg: {event.message}")
         elif is_terminal(event):
             self._end()
-            show_info(f"MLB-Seg: {ending(event, is_check=isinstance(self._session.run, Check))}")
+            show_info(f"MLB-Seg: {ending(event, self._session.run)}")

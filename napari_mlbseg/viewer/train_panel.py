@@ -13,7 +13,6 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
 from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.session import Round, SessionState
-from napari_mlbseg.session.rounds import Check
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.dialogs import ask
@@ -199,7 +198,7 @@ class TrainPanel(Panel):
             self.stage.setText(words.stage(event, n_clean) + (f"\n{event.message}" if event.message else ""))
         elif is_terminal(event):
             self.bar.hide()
-            self.stage.setText(words.ending(event, is_check=isinstance(self._session.run, Check)))
+            self.stage.setText(words.ending(event, self._session.run))
 
     # -- from the controller -------------------------------------------------------------------------------------
 

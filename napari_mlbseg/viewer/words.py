@@ -5,6 +5,7 @@ from __future__ import annotations
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 from napari_mlbseg.jobs.inputs import Copied
+from napari_mlbseg.session.rounds import Check, Round, Run
 
 __all__ = ["clock", "copying", "device", "ending", "place", "rest", "size", "stage", "unit"]
 
@@ -69,8 +70,9 @@ def stage(event: Progress, n_clean: int) -> str:
     return f"{doing}…{left}"
 
 
-def ending(event: Event, *, is_check: bool = False) -> str:
-    """How a training, or an estimate of the accuracy, ended, and what to do next."""
+def ending(event: Event, run: Run | None) -> str:
+    """How a training, a prediction of the rest, or an estimate of the accuracy ended, and what to do next."""
+    is_check = isinstance(run, Check)
     if is_check and isinstance(event, Finished):
         return f"Estimated in {clock(event.seconds)}: see Rounds."
     if isinstance(event, Finished) and event.unreached:
@@ -78,6 +80,8 @@ def ending(event: Event, *, is_check: bool = False) -> str:
             f"The time was up after {clock(event.seconds)}: {event.unreached} slices still show an earlier guess. "
             "Predict them now, or train again with more time."
         )
+    if isinstance(event, Finished) and isinstance(run, Round) and not run.task.config.learns:
+        return f"Every slice is predicted, in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."
     if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:

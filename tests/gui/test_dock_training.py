@@ -193,3 +193,4 @@ def test_slices_that_there_was_no_time_for_are_predicted_on_demand(heart, wait_f
     session.current_round.job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=0, seconds=600))
     wait_for(lambda: session.state is SessionState.IDLE)
     assert not dock.train.rest.isVisible()
+    assert dock.train.stage.text().startswith("Every slice is predicted, in 10:00")
