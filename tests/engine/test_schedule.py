@@ -180,7 +180,7 @@ def test_time_left(clock):
 
 
 def test_the_bar_of_a_prediction_alone_begins_at_nothing():
-    trains = Schedule(TrainingConfig(steps=10, time_budget=None), 5, 0.0)
-    assert trains.final_fraction(0.0) == trains.job_fraction(0, 10) == 0.95
+    trains = Schedule(TrainingConfig(bootstrap_steps=5, steps=10, time_budget=None), 5, 0.0)
+    assert trains.final_fraction(0.0) == trains.job_fraction(5, 10) == 0.95
     predicts = Schedule(TrainingConfig(bootstrap_steps=0, steps=0, time_budget=None), 5, 0.0)
     assert [predicts.final_fraction(share) for share in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
