@@ -40,7 +40,8 @@ class InitialWriter:
     def write(self, volume: Volume, labels: LabelStack | None) -> Iterator[Preview]:
         """Write the labels of every slice, or of a large volume as many as a tenth of the time allows.
 
-        Where nothing will be learnt, every slice is soon predicted: then only some around the one in view are written.
+        Where nothing will be learnt, nothing is written: every slice is predicted soon, and what is seen of it until
+        then comes from an earlier round and is better than a first guess.
 
         Parameters
         ----------
@@ -48,9 +49,10 @@ class InitialWriter:
             Class indices; None where only a network can tell: then clean slices alone are shown.
         """
         self._written[volume.name] = set()
-        config = self._task.config
-        most = math.inf if config.time_budget is None else max(_LEAST_SECONDS, _SHARE * config.time_budget)
-        end = self._start + (most if config.learns else min(most, _LEAST_SECONDS))
+        if not self._task.config.learns:
+            return
+        budget = self._task.config.time_budget
+        end = math.inf if budget is None else self._start + max(_LEAST_SECONDS, _SHARE * budget)
         slices = _known(volume, labels) or volume.clean_slices
         yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
 

@@ -82,7 +82,10 @@ def train(
     start = time.monotonic() if start is None else start
     results = ForgottenResults() if results is None else results
     yield Started(device=device, seed=task.config.seed)
-    yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
+    if task.config.learns:
+        yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
+    else:
+        yield Progress(stage=Stage.PREPARE, fraction=0)
     known = {volume.name: known_labels(task, volume, task.config.initial_labels) for volume in task.volumes}
     writer = InitialWriter(results, task, start)
     for volume in task.volumes:
