@@ -157,37 +157,13 @@ class JobFolder:
         if len(set(names)) < len(names):
             raise ValueError("Two images have names that would share a folder: rename one of them.")
         self.path.mkdir(parents=True, exist_ok=True)
-        volumes = []
-        painted = painted or {}
         fetched = _requested_images(like)
+        volumes = []
         for number, volume in enumerate(task.volumes):
-
-            def of(part: InputPart, name: str = volume.name) -> Step:
-                return lambda done, total: step(Copied(name, part, done, total))
-
-            stem = f"inputs/{number}"
-            (self.path / stem).mkdir(parents=True, exist_ok=True)
-            given = volume.initial_labels
-            image = store_array(self.path, f"{stem}/image", volume.image, like, movable=movable, step=of("image"))
+            shown = {*volume.clean_slices, *(painted or {}).get(volume.name, ())}
+            volumes.append(self._write_volume(f"inputs/{number}", volume, shown, like, movable, step))
             if like is not None and volume.name in fetched:
-                share_fetched(self.path, image, like, fetched[volume.name])
-            if given is not None:
-                given = store_array(self.path, f"{stem}/initial_labels", given, step=of("initial_labels"))
-            shown = sorted({*volume.clean_slices, *painted.get(volume.name, ())})
-            labels = store_slices(self.path, f"{stem}/labels", volume.labels, shown, of("labels")) if shown else None
-            volumes.append(
-                VolumeRequest(
-                    name=volume.name,
-                    image=image,
-                    labels=labels,
-                    initial_labels=given,
-                    clean=volume.clean_slices,
-                    spacing=volume.spacing,
-                    unit=volume.unit,
-                    independent_slices=volume.independent_slices,
-                    focus=volume.focus,
-                )
-            )
+                share_fetched(self.path, volumes[-1].image, like, fetched[volume.name])
         request = Request(
             kind=kind,
             class_values=task.class_values,
@@ -198,6 +174,39 @@ class JobFolder:
         )
         write_atomically(self.request_file, request.model_dump_json(indent=1))
         return request
+
+    def _write_volume(
+        self,
+        stem: str,
+        volume: Volume,
+        shown: Collection[int],
+        like: Path | None,
+        movable: Path | None,
+        step: Callable[[Copied], object],
+    ) -> VolumeRequest:
+        """Freeze a volume's arrays into the folder `stem`, of its labels the slices `shown`."""
+
+        def of(part: InputPart) -> Step:
+            return lambda done, total: step(Copied(volume.name, part, done, total))
+
+        (self.path / stem).mkdir(parents=True, exist_ok=True)
+        image = store_array(self.path, f"{stem}/image", volume.image, like, movable=movable, step=of("image"))
+        given = volume.initial_labels
+        if given is not None:
+            given = store_array(self.path, f"{stem}/initial_labels", given, step=of("initial_labels"))
+        slices = sorted(shown)
+        labels = store_slices(self.path, f"{stem}/labels", volume.labels, slices, of("labels")) if slices else None
+        return VolumeRequest(
+            name=volume.name,
+            image=image,
+            labels=labels,
+            initial_labels=given,
+            clean=volume.clean_slices,
+            spacing=volume.spacing,
+            unit=volume.unit,
+            independent_slices=volume.independent_slices,
+            focus=volume.focus,
+        )
 
     def read_request(self) -> Request:
         """The request.

@@ -22,7 +22,7 @@ from napari_mlbseg.session.records import SliceScore
 from napari_mlbseg.session.rounds import Check, Round, Run
 from napari_mlbseg.session.shelf import RoundShelf
 from napari_mlbseg.session.snapshot import with_snapshot
-from napari_mlbseg.task import SegmentationTask, resolve_task
+from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 
 __all__ = ["SessionState", "TrainedVolumes"]
 
@@ -172,14 +172,19 @@ class TrainedVolumes(KeptVolumes):
     def begin_rest(self, focus: tuple[str, int] | None = None) -> None:
         """Begin a round that learns nothing more: the model of the round that is shown predicts all slices.
 
-        For those that it had no time for, see `Round.n_unreached`. Returns and raises as `begin`; RuntimeError also if
-        there is no round.
+        For those that it had no time for, see `Round.n_unreached`. Returns and raises as `begin`; TaskError also if its
+        model does not fit what is painted now, RuntimeError if there is no round.
         """
         self._refuse_while_running()
         shown = self._shelf.shown
         if shown is None:
             raise RuntimeError("There is no round whose model could predict: train first.")
         task = self.resolve(focus, shown.task.config.updated(**_NO_LEARNING))
+        if self._shelf.warm_for(task) is not shown:  # without its model, first guesses would be taken for predictions
+            raise TaskError(
+                f"The model of round {shown.number} knows other labels than are on the clean slices now, or its "
+                "files are gone: press Train to learn them."
+            )
         self._prepare(task, round_launch(self, self._shelf, warm_start=True))
 
     def begin_check(self) -> None:

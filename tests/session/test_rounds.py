@@ -321,3 +321,15 @@ def test_the_rest_is_predicted_with_the_model_of_the_round_that_is_shown(saved, 
     settle(saved)
     saved.restore(3)
     assert saved.config == chosen, "a config that learns nothing is nobody's choice for the next training"
+
+
+def test_the_rest_is_not_predicted_by_a_model_that_does_not_know_the_labels(saved):
+    first = train(saved)
+    with pytest.raises(TaskError, match="files are gone"):
+        saved.begin_rest()
+    first.job.folder.model_file.write_bytes(b"weights")
+    saved.volume("heart").annotation[1, 12:15, 3:9] = 7  # another class, on the clean slice
+    with pytest.raises(TaskError, match="round 1 knows other labels"):
+        saved.begin_rest()
+    assert saved.state is SessionState.IDLE
+    assert saved.rounds == [first]
