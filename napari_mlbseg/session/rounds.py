@@ -120,8 +120,8 @@ class Round(Run):
 
     @property
     def n_unreached(self) -> int:
-        """Slices that it had no time to predict: they show an earlier guess."""
-        return self.outcome.unreached if isinstance(self.outcome, Finished) else 0
+        """Slices that it had no time to predict: they show an earlier guess. 0 if it had no time to learn, either."""
+        return self.outcome.unreached if isinstance(self.outcome, Finished) and self.outcome.steps else 0
 
     @property
     def held_out_dice(self) -> float | None:

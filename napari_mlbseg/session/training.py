@@ -13,7 +13,7 @@ from enum import Enum
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, HeldOut, is_terminal
+from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session.annotations import KeptVolumes
 from napari_mlbseg.session.beginning import Beginning, unread_images
@@ -180,6 +180,10 @@ class TrainedVolumes(KeptVolumes):
         if shown is None:
             raise RuntimeError("There is no round whose model could predict: train first.")
         task = self.resolve(focus, shown.task.config.updated(**_NO_LEARNING))
+        if isinstance(shown.outcome, Finished) and shown.task.config.learns and not shown.outcome.steps:
+            raise TaskError(
+                f"Round {shown.number} had no time to learn anything: raise the time budget and press Train."
+            )
         if self._shelf.warm_for(task) is not shown:  # without its model, first guesses would be taken for predictions
             raise TaskError(
                 f"The model of round {shown.number} knows other labels than are on the clean slices now, or its "

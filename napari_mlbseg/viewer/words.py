@@ -75,6 +75,8 @@ def ending(event: Event, run: Run | None) -> str:
     is_check = isinstance(run, Check)
     if is_check and isinstance(event, Finished):
         return f"Estimated in {clock(event.seconds)}: see Rounds."
+    if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
+        return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
     if isinstance(event, Finished) and event.unreached:
         return (
             f"The time was up after {clock(event.seconds)}: {event.unreached} slices still show an earlier guess. "
@@ -84,8 +86,6 @@ def ending(event: Event, run: Run | None) -> str:
         return f"Every slice is predicted, in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."
-    if isinstance(event, Finished) and event.reason is FinishReason.TIME and event.steps == 0:
-        return f"The time was up after {clock(event.seconds)}, before any training step: raise the time budget."
     if isinstance(event, Finished):
         return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Cancelled):

@@ -34,8 +34,9 @@ def test_progress_in_plain_words(heart, wait_for):
 def test_a_budget_that_is_too_short_to_train_is_said(heart, wait_for):
     _viewer, dock, annotation = heart
     job = make_ready(dock, annotation)
-    job.say(Finished(reason=FinishReason.TIME, steps=0, seconds=14))
+    job.say(Finished(reason=FinishReason.TIME, steps=0, seconds=14, unreached=5))
     wait_for(lambda: "raise the time budget" in dock.train.stage.text())
+    assert not dock.train.rest.isVisible(), "its network knows nothing"
 
 
 def test_stop_keeps_what_is_there(heart, wait_for):

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from napari_mlbseg.events import Failed, HeldOut, Preview, Stage
+from napari_mlbseg.events import Failed, Finished, FinishReason, HeldOut, Preview, Stage
 from napari_mlbseg.session import SegmentationSession, SessionState
 from napari_mlbseg.session.marks import combined_digest, slice_digest
 from napari_mlbseg.session.records import SliceScore
@@ -330,6 +330,9 @@ def test_the_rest_is_not_predicted_by_a_model_that_does_not_know_the_labels(save
     first.job.folder.model_file.write_bytes(b"weights")
     saved.volume("heart").annotation[1, 12:15, 3:9] = 7  # another class, on the clean slice
     with pytest.raises(TaskError, match="round 1 knows other labels"):
+        saved.begin_rest()
+    first.events[-1] = Finished(reason=FinishReason.TIME, steps=0, seconds=14, unreached=5)
+    with pytest.raises(TaskError, match="no time to learn"):
         saved.begin_rest()
     assert saved.state is SessionState.IDLE
     assert saved.rounds == [first]
