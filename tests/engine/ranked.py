@@ -22,6 +22,7 @@ from napari_mlbseg.engine.place import Place
 from napari_mlbseg.engine.ranks import Ranks, join
 from napari_mlbseg.engine.results import ForgottenResults
 from napari_mlbseg.engine.training import Training
+from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import Volume, resolve_task
 
 __all__ = ["CASES", "found_by", "training_of"]
@@ -130,13 +131,14 @@ def _no(**_: object) -> bool:
     return False
 
 
-def main() -> None:
+def main() -> int:
     torch.set_num_threads(1)
     ranks = join(Place.of_this_process())
     for case in CASES:
         found_by(case, ranks)
     ranks.leave()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)  # ends as a follower does: in an orderly end, gloo's threads now and then abort the process

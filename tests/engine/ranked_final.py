@@ -23,6 +23,7 @@ from napari_mlbseg.engine.ranks import Ranks, join
 from napari_mlbseg.engine.results import ForgottenResults, MemoryResults
 from napari_mlbseg.engine.training import Training
 from napari_mlbseg.events import Event, Finished, Metrics, Preview, Progress
+from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import Volume, resolve_task
 
 __all__ = ["ALIKE", "Last", "last_of"]
@@ -133,11 +134,12 @@ def _without_clocks(event: Event) -> Any:
     return type(event).__name__
 
 
-def main() -> None:
+def main() -> int:
     torch.set_num_threads(1)
     for scenario, meeting in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         last_of(scenario, join(Place(1, 2, 1, 2, meeting)))  # type: ignore[arg-type]
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)  # see `ranked`
