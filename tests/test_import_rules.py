@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
+import os
+import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -56,10 +60,42 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         napari_mlbseg.nothing  # noqa: B018
 
 
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    """Ask import-linter about the package in a folder."""
+    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([sys.executable, "-c", command], cwd=root, env=environment, capture_output=True, text=True)
+
+
+needs_import_linter = pytest.mark.skipif(find_spec("importlinter") is None, reason="import-linter is not installed")
+
+
+@needs_import_linter
 def test_import_linter_keeps_the_contracts():
-    if find_spec("importlinter") is None:
-        pytest.skip("import-linter is not installed")
-    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
-    answer = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    answer = lint(ROOT)
     assert answer.returncode == 0, answer.stdout
     assert "0 broken" in answer.stdout
+
+
+@needs_import_linter
+@pytest.mark.parametrize("module", ["cli_predict.py", "viewer/panel.py", "jobs/folder.py"])
+def test_torch_in_a_module_that_the_window_or_the_command_line_loads_breaks_a_contract(tmp_path, module):
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    shutil.copytree(ROOT / "napari_mlbseg", tmp_path / "napari_mlbseg", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "napari_mlbseg" / module).open("a", encoding="utf-8") as file:
+        file.write("\nimport torch\n")
+    answer = lint(tmp_path)
+    assert answer.returncode != 0
+    assert f"{'napari_mlbseg/' + module.removesuffix('.py')}".replace("/", ".") + " -> torch" in answer.stdout
+
+
+def test_every_module_stands_in_a_contract():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    named = set()
+    for section in (name for name in setup.sections() if name.startswith("importlinter:contract")):
+        named |= set(re.findall(r"[\w.]+", setup[section].get("source_modules", "") + setup[section].get("layers", "")))
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "napari_mlbseg").rglob("*.py")]
+    modules = {".".join(part for part in each if part != "__init__") for each in parts}
+    covered = {module for module in modules for name in named if f"{module}.".startswith(f"{name}.")}
+    assert modules - covered - {"napari_mlbseg"} == set()
