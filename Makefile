@@ -30,9 +30,10 @@ test: install  ## Check the import rules, then run the tests, fast ones first
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile -m "not slow and not gui and not real_data"
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile -m "slow or gui or real_data"
 
-lint: install  ## Check style, types and import rules
+lint: install  ## Check style, spelling, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
