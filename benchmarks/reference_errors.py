@@ -28,7 +28,6 @@ from benchmarks.tables import markdown
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.engine.metrics import dice
 from napari_mlbseg.engine.pseudo_labels import Ensemble, consistency_loss, ensemble
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.teacher import MeanTeacher
 from napari_mlbseg.engine.train import train
@@ -129,7 +128,7 @@ def _dilated(volume: Volume) -> Volume:
 # -- of the method -----------------------------------------------------------------------------------------------------
 
 
-def _one_sided(views: Ensemble, mask: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def _one_sided(views: Ensemble, mask: Tensor) -> Tensor:
     """Of each pair only the first view learns, and the last view, the flip, never."""
     cut = views.probabilities.detach().clone()
     total = views.probabilities.new_zeros(())
@@ -139,7 +138,7 @@ def _one_sided(views: Ensemble, mask: Tensor, ranks: Ranks = ALONE) -> Tensor:
         seen = torch.cat([views.seen[i : i + 1], views.seen[i + 1 :]])
         for j in range(1, len(others)):
             pair = Ensemble(others[[0, j]], seen[[0, j]])
-            total = total + consistency_loss(pair, mask, ranks)
+            total = total + consistency_loss(pair, mask)
     return total / max(1, n * (n - 1) // 2)
 
 

@@ -5,7 +5,7 @@
 A training of so many steps; at its last weighted steps, the weights of the batch's pixels by every way. *Off* is the
 largest difference from forward mode in double precision. *Repeated* is the largest difference from the same way with
 parameters and gradient changed by one rounding of single precision, at random: what another order of sums does to
-them, and so another number of ranks. Both relative to the largest weight, the worst of the steps. *Passes* is the
+them. Both relative to the largest weight, the worst of the steps. *Passes* is the
 processor's time in units of a plain pass of the network over the batch, beside the pass of the student, which is there
 anyway. *Halves* is the largest difference between the logits of a batch and those of its halves.
 

@@ -1,4 +1,4 @@
-"""``python -m napari_mlbseg``, for torchrun: the command line."""
+"""``python -m napari_mlbseg``: the command line."""
 
 from napari_mlbseg.cli import main
 

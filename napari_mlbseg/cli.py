@@ -33,7 +33,6 @@ from napari_mlbseg.cli_inputs import (
     writable_folder,
 )
 from napari_mlbseg.cli_predict import predict as predict_images
-from napari_mlbseg.cli_ranks import place_option
 from napari_mlbseg.cli_session import Watchable, add_session_parser
 from napari_mlbseg.cli_study import initial_label_source, training_rows, training_volumes
 from napari_mlbseg.config import PRESETS, Device, TrainingConfig
@@ -46,7 +45,6 @@ from napari_mlbseg.io.volumes import (
     write_job_results,
     write_report,
 )
-from napari_mlbseg.jobs.follower import main as follow
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask, resolve_task
@@ -76,9 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, start: float) -> int:
-    place = place_option(options)
-    if place.rank:
-        return follow([options.out])
     cluster = cluster_option(options)
     rows = training_rows(options)
     has_gpu = cluster_facts(cluster).has_gpu if cluster else None
@@ -91,8 +86,6 @@ def _train(options: argparse.Namespace, start: float) -> int:
     for note in (note for volume in volumes for note in volume.notes):
         print(f"napari-mlbseg: {note}", file=sys.stderr)
     job = LocalJob.create(out, _with_time_to_write(task, start), previous=previous)
-    if place.size > 1:  # torchrun ends this process if another of the training fails: the worker ends with it
-        job.start(bound=True)
     return _run(job, volumes, TRAINED_FILES, slice_axis=options.slice_axis, config=config.model_dump(mode="json"))
 
 
@@ -220,7 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--time-budget", metavar="SECONDS", help=_help_of("time_budget"))
     train.add_argument("--steps", metavar="N", help=_help_of("steps"))
     _add_device(train)
-    train.add_argument("--nproc", metavar="N", help=_help_of("nproc"))
     train.add_argument("--seed", metavar="N", help=_help_of("seed"))
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other parameter")
     train.add_argument("--resume", metavar="ROUND_DIR", help="start from the model of an earlier training")

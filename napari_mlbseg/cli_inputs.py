@@ -53,7 +53,7 @@ def training_config(
     overrides: dict[str, Any] = {}
     if source is not None:
         overrides["initial_labels"] = source
-    for name in ("time_budget", "steps", "nproc", "seed"):
+    for name in ("time_budget", "steps", "seed"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     overrides["device"] = options.device

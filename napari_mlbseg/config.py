@@ -16,6 +16,9 @@ from napari_mlbseg.cluster_address import checked_address
 
 __all__ = ["PRESETS", "Device", "InitialLabelSource", "PresetName", "TrainingConfig", "field_group", "field_unit"]
 
+#: Parameters that were, and may stand in stored files.
+_RETIRED = frozenset({"nproc"})
+
 PresetName = Literal["quick", "standard", "paper"]
 InitialLabelSource = Literal["auto", "network", "interpolation", "propagation", "given"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -63,14 +66,6 @@ class TrainingConfig(BaseModel):
         "",
         "Run",
         "Address of a Dask scheduler whose workers compute, such as tls://server:8786. Empty: this machine computes.",
-    )
-    nproc: int = _field(
-        1,
-        "Run",
-        "Processes that share every batch of a training, each on a GPU of its own where there are some. The result is "
-        "that of one process.",
-        ge=1,
-        le=4096,
     )
     seed: int = _field(0, "Run", "Seed of every random choice: on a CPU, the same seed gives the same result.", ge=0)
     time_budget: float | None = _field(
@@ -226,6 +221,13 @@ class TrainingConfig(BaseModel):
         "Optimiser",
         "Half precision (bfloat16) outside the weight step: on CUDA, and for predictions on CPUs that compute in it.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """Sessions, jobs and models that an earlier version wrote have parameters, numbers there, that are gone."""
+        is_stored = isinstance(values, Mapping)
+        return {k: v for k, v in values.items() if k not in _RETIRED or isinstance(v, str)} if is_stored else values
 
     @field_validator("features", "zoom_in", "zoom_out", mode="before")
     @classmethod

@@ -102,3 +102,10 @@ def test_what_does_not_fit_is_one_sentence(values, words):
 def test_an_unknown_preset_is_one_sentence():
     with pytest.raises(ValueError, match="There is no preset 'fast': choose one of quick, standard, paper"):
         TrainingConfig.from_preset("fast")
+
+
+def test_a_parameter_of_an_earlier_version_is_left_out_of_what_was_stored_but_refused_where_a_person_gives_it():
+    stored = {**TrainingConfig().model_dump(mode="json"), "nproc": 1}
+    assert TrainingConfig.parse(stored) == TrainingConfig()
+    with pytest.raises(ValueError, match="no parameter 'nproc'"):
+        TrainingConfig.parse({"nproc": "2"})

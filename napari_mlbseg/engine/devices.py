@@ -6,21 +6,18 @@ from functools import cache
 
 import torch
 
-from napari_mlbseg.engine.place import Place
 from napari_mlbseg.task import TaskError
 
 __all__ = ["computes_in_half", "describe_device", "find_device"]
 
 
-def find_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B008  (frozen)
+def find_device(name: str) -> torch.device:
     """The device of that name; ``"auto"`` is CUDA, then Apple's MPS, then the CPU, whichever is there.
-
-    Of several processes on a machine, each gets a GPU of its own.
 
     Raises
     ------
     TaskError
-        If it is not there, or there are fewer of them than processes.
+        If it is not there.
     """
     there = [
         *(["cuda"] if torch.cuda.is_available() else []),
@@ -29,18 +26,7 @@ def find_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B00
     ]
     if name != "auto" and name not in there:
         raise TaskError(f"The device '{name}' is not there: choose {' or '.join(there)}, or auto.")
-    kind = there[0] if name == "auto" else name
-    if place.size == 1 or kind == "cpu":
-        return torch.device(kind)
-    n_devices = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind == "mps" or place.local_size > n_devices:
-        raise TaskError(
-            f"There are {place.local_size} processes on a machine with {n_devices} GPU{'s' * (n_devices > 1)}: start "
-            "as many as there are NVIDIA GPUs (nproc), or choose the device cpu."
-        )
-    device = torch.device(kind, place.local_rank)
-    torch.cuda.set_device(device)  # NCCL asks for the current one
-    return device
+    return torch.device(there[0] if name == "auto" else name)
 
 
 def computes_in_half(device: torch.device) -> bool:

@@ -10,7 +10,6 @@ from napari_mlbseg.engine.initial_labels import is_large as is_large_volume
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.pool import Pool
 from napari_mlbseg.engine.predict import Predictor, probe
-from napari_mlbseg.engine.ranks import Ranks
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.slices import is_large
 from napari_mlbseg.engine.weight_maps import WeightMaps
@@ -32,8 +31,6 @@ class FinalCosts:
     pool : Pool
     learner : Learner
     schedule : Schedule
-    ranks : Ranks
-        Who share the pass.
     wanted : callable
         Number of a volume -> its slices that are to be predicted.
 
@@ -44,9 +41,9 @@ class FinalCosts:
     """
 
     def __init__(
-        self, pool: Pool, learner: Learner, schedule: Schedule, ranks: Ranks, wanted: Callable[[int], Sequence[int]]
+        self, pool: Pool, learner: Learner, schedule: Schedule, wanted: Callable[[int], Sequence[int]]
     ) -> None:
-        self._pool, self._learner, self._schedule, self._ranks = pool, learner, schedule, ranks
+        self._pool, self._learner, self._schedule = pool, learner, schedule
         self._volumes, self._config = pool.task.volumes, pool.task.config
         self._wanted = wanted
         self._slices: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
@@ -108,7 +105,7 @@ class FinalCosts:
             return 0.0
         if any(is_large(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else
-        weighing = sum(self._slices[number][1] for number, _ in self._pool.clean) * self._ranks.place.size  # rank 0's
+        weighing = sum(self._slices[number][1] for number, _ in self._pool.clean)
         return self.outline_seconds + _LOOKING * weighing
 
     def _is_large(self, number: int) -> bool:
@@ -128,12 +125,12 @@ class FinalCosts:
             piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
             shape = (*piece.image.shape, n_pieces)
             if shape not in measured:
-                weighing = n_pieces * _seconds(self._learner.weights, piece, direction) / self._ranks.size
+                weighing = n_pieces * _seconds(self._learner.weights, piece, direction)
                 measured[shape] = self._seconds_to_predict(number), weighing
             self._slices.append(measured[shape])
 
     def _seconds_to_predict(self, number: int) -> float:
-        """Seconds to predict a slice of a volume with all views, which the ranks share, and to write it."""
+        """Seconds to predict a slice of a volume with all views, and to write it."""
         volume, n_views = self._volumes[number], self._config.n_views_predict
         part, times = probe(self._pool.network_input((number, 0)))
         predictor = Predictor(self._learner.teacher.network, self._config, n_views if times == 1 else 1)
@@ -142,7 +139,7 @@ class FinalCosts:
             seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
         else:
             seconds = _seconds(predictor, [part]) * times * n_views
-        return seconds / self._ranks.size + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
+        return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
 
 
 def _seconds(action: Callable[..., object], *arguments: object) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -19,9 +19,6 @@ from scipy import ndimage
 from napari_mlbseg.config import InitialLabelSource
 from napari_mlbseg.engine.metrics import dice
 from napari_mlbseg.task import SegmentationTask, Volume
-
-if TYPE_CHECKING:
-    from napari_mlbseg.engine.ranks import Ranks
 
 __all__ = [
     "Filler",
@@ -39,7 +36,6 @@ __all__ = [
     "is_known_beforehand",
     "is_large",
     "known_labels",
-    "labels_of_first",
     "signed_distance",
 ]
 
@@ -230,29 +226,6 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
     else:
         stack = Interpolation(labels, volume.clean_slices, volume.slice_shape, task.n_classes)
     return stack if is_large(volume) else np.stack([stack[z] for z in range(volume.n_slices)])
-
-
-def labels_of_first(
-    ranks: Ranks, task: SegmentationTask, found: list[LabelStack | None], anchored: Sequence[bool]
-) -> tuple[list[LabelStack | None], list[bool]]:
-    """Rank 0's initial labels of every volume, and which of them are anchored; the others' need hold none.
-
-    Those of a large volume are made slice by slice from the task, which every rank has.
-    """
-    if ranks.size == 1:
-        return found, list(anchored)
-    is_known = ranks.of_first(*([labels is not None for labels in found]))
-    is_anchored = ranks.of_first(*(anchored or [False] * len(found)))
-    dtype = index_dtype(task.n_classes)
-    for number, volume in enumerate(task.volumes):
-        if is_known[number] and is_large(volume):
-            found[number] = known_labels(task, volume, task.config.initial_labels)
-        elif is_known[number]:
-            own = found[number]
-            labels = np.empty(volume.shape, dtype) if own is None else np.ascontiguousarray(own, dtype)
-            ranks.array_of_first(labels)
-            found[number] = labels
-    return found, [bool(value) for value in is_anchored]
 
 
 def is_known_beforehand(volume: Volume, source: InitialLabelSource) -> bool:

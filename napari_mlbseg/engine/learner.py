@@ -23,7 +23,6 @@ from napari_mlbseg.engine.pixel_weights import (
     virtual_parameters,
 )
 from napari_mlbseg.engine.pseudo_labels import consistency_loss, ensemble, hard_labels, project_labels, teacher_loss
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 from napari_mlbseg.engine.teacher import MeanTeacher
 from napari_mlbseg.engine.views import View, inside, warp
 
@@ -34,7 +33,7 @@ Gradients = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a weighted step found: its losses as numbers, and the weights of its pixels; of the whole batch."""
+    """What a weighted step found: its losses as numbers, and the weights of its pixels."""
 
     losses: dict[str, float]
     weights: PixelWeights
@@ -42,7 +41,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _ViewBatch:
-    """Share of this rank of a batch of unlabelled slices, seen in all views."""
+    """A batch of unlabelled slices, seen in all views."""
 
     student: Tensor  # what the student sees, its shape prior doubted, (V * B, C, H, W)
     teacher: Tensor  # what the teacher sees, the prior as it is, with noise
@@ -62,9 +61,6 @@ class Learner:
     device : torch.device
     doubted : callable
         What the student sees of a batch, (B, C, H, W): its image, and its shape prior bent at random.
-    ranks : Ranks
-        Who share the batches: all of them are given the same ones. Steps are shared; what is only asked (`weights`,
-        `clean_direction`, `after_step`) every rank computes for itself.
     """
 
     def __init__(
@@ -73,14 +69,11 @@ class Learner:
         config: TrainingConfig,
         device: torch.device,
         doubted: Callable[[Batch], Tensor],
-        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
-        self._ranks = ranks
         self._doubted = doubted
         self.device = device
         self.student = network.to(device).train()
-        ranks.same_as_first(self.student)
         self.teacher = MeanTeacher(self.student, config.ema_decay)
         self.parameters = dict(self.student.named_parameters())
         self.generator = torch.Generator(device).manual_seed(config.seed)  # of the noise that the teacher sees
@@ -99,7 +92,7 @@ class Learner:
         losses = {"clean": loss}
         if prior is not None:
             with self._autocast():
-                logits = self.student(self._ranks.share(len(prior.labels)).of(self._doubted(prior)))
+                logits = self.student(self._doubted(prior))
             prior_loss = self.config.bootstrap_prior * self._supervised_loss(logits, prior)
             gradients = _sum(gradients, self._gradients(prior_loss))
             losses["prior"] = float(prior_loss.detach())
@@ -123,7 +116,7 @@ class Learner:
             steadying_gradient = self._gradients(steadying, retain=True)
             _, direction = self._gradient_at_virtual(steadying_gradient, clean)
         weights = self._weights(self._tangent(batch, direction, logits.detach()), batch, y_p)
-        weighted = config.weighted_weight * self._ranks.total(_weighted_loss(logits, batch.initial, y_p, weights))
+        weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
         if is_virtual:
             self._step(_sum(steadying_gradient, self._gradients(weighted)))
             clean_loss, clean_gradient = self._clean_gradient(clean)
@@ -131,7 +124,6 @@ class Learner:
         else:
             self._step(_sum(direction, self._gradients(weighted + steadying)))
         self.teacher.update(self.student)
-        weights = self._of_whole_batch(weights, len(views), len(unlabelled.labels))
         losses = {
             "clean": clean_loss,
             "weighted": float(weighted.detach()),
@@ -151,15 +143,13 @@ class Learner:
             Whether its shape prior has been bent already.
         """
         seen = torch.cat([clean.image, clean.prior], 1) if doubted else self._doubted(clean)
-        with self._ranks.apart():
-            return self._clean_gradient(clean, seen)[1]
+        return self._clean_gradient(clean, seen)[1]
 
     def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
         """Weights of slices as they are, without learning from them: for maps of slices that no step visited."""
-        with self._ranks.apart():
-            batch = self._in_views(unlabelled, [View()])
-            y_p = hard_labels(self._teacher_probability(batch.teacher))
-            return self._weights(self._tangent(batch, direction), batch, y_p)
+        batch = self._in_views(unlabelled, [View()])
+        y_p = hard_labels(self._teacher_probability(batch.teacher))
+        return self._weights(self._tangent(batch, direction), batch, y_p)
 
     def tangent(self, x: Tensor, direction: Gradients, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each.
@@ -178,8 +168,7 @@ class Learner:
         The step, to first order, is so long that it changes the logits of each sample by 1 on average (the root of the
         mean square): alike for a network that has much to learn and for one that has hardly any gradient left.
         """
-        with self._ranks.apart():
-            logits, tangent = self.tangent(x, direction)
+        logits, tangent = self.tangent(x, direction)
         size = tangent.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
         return (logits - tangent / size).softmax(1)
 
@@ -189,7 +178,7 @@ class Learner:
         """Loss on clean slices and its gradient at the student, which sees `seen`: by default the prior bent."""
         seen = self._doubted(clean) if seen is None else seen
         with self._autocast():
-            logits = self.student(self._ranks.share(len(seen)).of(seen))
+            logits = self.student(seen)
         loss = self.config.supervised_weight * self._supervised_loss(logits, clean)
         return float(loss.detach()), self._gradients(loss)
 
@@ -216,17 +205,12 @@ class Learner:
             value.requires_grad_()
         buffers = {name: value.clone() for name, value in self.student.named_buffers()}
         with self._autocast():
-            seen = self._ranks.share(len(clean.labels)).of(self._doubted(clean))
-            logits = torch.func.functional_call(self.student, (virtual, buffers), (seen,))
+            logits = torch.func.functional_call(self.student, (virtual, buffers), (self._doubted(clean),))
         loss = self._supervised_loss(logits, clean)
         return float(loss.detach()), self._gradients(loss, virtual)
 
     def _supervised_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Loss over the whole batch, of the logits of this rank's share."""
-        share = self._ranks.share(len(batch.labels))
-        return supervised_loss(
-            logits.float(), share.of(batch.labels), share.mask(batch.mask), self.config.supervised_loss, self._ranks
-        )
+        return supervised_loss(logits.float(), batch.labels, batch.mask, self.config.supervised_loss)
 
     def _tangent(
         self, batch: _ViewBatch, direction: Gradients, logits: Tensor | None = None
@@ -240,31 +224,22 @@ class Learner:
     def _weights(self, tangent: tuple[Tensor, Tensor] | None, batch: _ViewBatch, y_p: Tensor) -> PixelWeights:
         """w^n and w^p of all views, (V * B, H, W), from what `_tangent` found; uniform ones without."""
         if tangent is None:
-            half = batch.mask / (2 * self._ranks.total(batch.mask.sum())).clamp(min=1)
+            half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
             return PixelWeights(half, half, 1.0)
-        return normalised_weights(alignment(*tangent, batch.initial), alignment(*tangent, y_p), batch.mask, self._ranks)
-
-    def _of_whole_batch(self, weights: PixelWeights, n_views: int, n: int) -> PixelWeights:
-        """Weights of all ranks' shares, (V * n, H, W), of those of this one's."""
-        both = torch.stack([weights.initial, weights.pseudo], 1)  # (V * B, 2, H, W)
-        whole = self._ranks.gathered(both.unflatten(0, (n_views, -1)), n).flatten(0, 1)
-        return PixelWeights(whole[:, 0], whole[:, 1], weights.share_positive)
+        return normalised_weights(alignment(*tangent, batch.initial), alignment(*tangent, y_p), batch.mask)
 
     def _in_views(self, batch: Batch, views: Sequence[View]) -> _ViewBatch:
-        share = self._ranks.share(len(batch.labels))
-        student = share.of(self._doubted(batch))
-        teacher = share.of(torch.cat([batch.image, batch.prior], 1))
-        on_slice = share.mask(batch.mask)
-        masks = [warp(on_slice, view, "nearest") * inside(view, on_slice) for view in views]
-        # drawn for the whole batch, so that its numbers do not depend on the ranks
-        shape = (len(views), len(batch.labels), *teacher.shape[1:])
+        student = self._doubted(batch)
+        teacher = torch.cat([batch.image, batch.prior], 1)
+        masks = [warp(batch.mask, view, "nearest") * inside(view, batch.mask) for view in views]
+        shape = (len(views) * len(batch.labels), *teacher.shape[1:])
         noise = torch.randn(shape, generator=self.generator, device=teacher.device) * self.config.teacher_noise
         return _ViewBatch(
             student=torch.cat([warp(student, view) for view in views]),
-            teacher=torch.cat([warp(teacher, view) for view in views]) + noise[:, share.rows].flatten(0, 1),
-            initial=torch.cat(project_labels(share.of(batch.labels), views)),
+            teacher=torch.cat([warp(teacher, view) for view in views]) + noise,
+            initial=torch.cat(project_labels(batch.labels, views)),
             mask=torch.cat(masks)[:, 0],
-            on_slice=on_slice,
+            on_slice=batch.mask,
         )
 
     def _pseudo_labels(self, student: Tensor, teacher: Tensor, views: Sequence[View]) -> Tensor:
@@ -276,8 +251,8 @@ class Learner:
     def _steadying(self, probability: Tensor, taught: Tensor, batch: _ViewBatch, views: Sequence[View]) -> Tensor:
         """Loss of what the student says, by the other views on the slice, and by the teacher."""
         on_slice = ensemble(probability.chunk(len(views)), views)
-        loss = self.config.consistency_weight * consistency_loss(on_slice, batch.on_slice, self._ranks)
-        return loss + self.config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None], self._ranks)
+        loss = self.config.consistency_weight * consistency_loss(on_slice, batch.on_slice)
+        return loss + self.config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None])
 
     def _student_probability(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The student's logits and probabilities, (V * B, K, H, W) each."""
@@ -309,7 +284,7 @@ class Learner:
         values = torch.autograd.grad(
             loss, list(where.values()), retain_graph=retain, allow_unused=True, materialize_grads=True
         )
-        return self._ranks.summed(dict(zip(where, values, strict=True)))
+        return dict(zip(where, values, strict=True))
 
     def _step(self, gradients: Gradients) -> None:
         for name, parameter in self.parameters.items():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 
 __all__ = ["pixel_cross_entropy", "supervised_loss"]
 
@@ -18,7 +15,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * F.log_softmax(logits, 1)).sum(1)
 
 
-def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str, ranks: Ranks = ALONE) -> Tensor:
+def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str) -> Tensor:
     """Loss on clean slices, a scalar.
 
     Parameters
@@ -29,17 +26,12 @@ def supervised_loss(logits: Tensor, labels: Tensor, mask: Tensor, kind: str, ran
     kind : {"ce", "dice_ce"}
         Mean cross-entropy, or its sum with the Dice loss over the batch, averaged over the foreground classes that
         occur in it.
-    ranks : Ranks
-        Whose shares of the batch count together.
     """
-    wrong = (pixel_cross_entropy(logits, labels) * mask[:, 0]).sum()
-    wrong, pixels = ranks.total(torch.stack([wrong, mask.sum()]))
-    cross_entropy = wrong / pixels.clamp(min=1)
+    cross_entropy = (pixel_cross_entropy(logits, labels) * mask[:, 0]).sum() / mask.sum().clamp(min=1)
     if kind == "ce":
         return cross_entropy
     probability, labels = logits.softmax(1)[:, 1:] * mask, labels[:, 1:] * mask
-    parts = torch.stack([probability * labels, probability, labels]).sum((1, 3, 4))
-    overlap, size, truth = ranks.total(parts)  # (K - 1,) each
+    overlap, size, truth = (part.sum((0, 2, 3)) for part in (probability * labels, probability, labels))  # (K - 1,)
     occurs = (truth > 0).to(truth.dtype)
     dice = 1 - (2 * overlap + _SMOOTH) / (size + truth + _SMOOTH)
     return cross_entropy + (dice * occurs).sum() / occurs.sum().clamp(min=1)

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from napari_mlbseg.engine.networks import usual_layout
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 
 __all__ = [
     "PixelWeights",
@@ -164,7 +163,7 @@ def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:
     return ((logits.softmax(1) - labels) * tangent).sum(1)
 
 
-def normalised_weights(initial: Tensor, pseudo: Tensor, mask: Tensor, ranks: Ranks = ALONE) -> PixelWeights:
+def normalised_weights(initial: Tensor, pseudo: Tensor, mask: Tensor) -> PixelWeights:
     """Weights from the alignments of both labels: negative ones count nothing, the sum over both maps is 1.
 
     Parameters
@@ -173,14 +172,11 @@ def normalised_weights(initial: Tensor, pseudo: Tensor, mask: Tensor, ranks: Ran
         Alignments with y^n and y^p.
     mask : Tensor, (B, H, W)
         0 where a pixel does not count (outside the slice).
-    ranks : Ranks
-        Over whose shares of the batch, all together, the sum is 1.
     """
     w_n = initial.clamp(min=0) * mask
     w_p = pseudo.clamp(min=0) * mask
-    sums = torch.stack([w_n.sum() + w_p.sum(), ((w_n > 0) | (w_p > 0)).sum().to(w_n.dtype), mask.sum()])
-    total, count, pixels = ranks.total(sums)
-    positive = float(count / pixels.clamp(min=1))
+    total = w_n.sum() + w_p.sum()
+    positive = float(((w_n > 0) | (w_p > 0)).sum() / mask.sum().clamp(min=1))
     if not torch.isfinite(total) or total <= 0:
         return PixelWeights(torch.zeros_like(w_n), torch.zeros_like(w_p), 0.0)
     return PixelWeights(w_n / total, w_p / total, positive)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 from napari_mlbseg.engine.views import View, seen, unwarp, warp
 
 __all__ = ["Ensemble", "consistency_loss", "ensemble", "hard_labels", "most_likely", "project_labels", "teacher_loss"]
@@ -76,7 +75,7 @@ def project_labels(labels: Tensor, views: Sequence[View]) -> list[Tensor]:
     return [warp(labels, view) for view in views]
 
 
-def consistency_loss(views: Ensemble, mask: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def consistency_loss(views: Ensemble, mask: Tensor) -> Tensor:
     """Mean squared difference of the probabilities over all pairs of views, where both saw a pixel. A scalar.
 
     Parameters
@@ -84,23 +83,19 @@ def consistency_loss(views: Ensemble, mask: Tensor, ranks: Ranks = ALONE) -> Ten
     views : Ensemble
     mask : Tensor, (B, 1, H, W)
         1 where the slice has a pixel, 0 in its padding.
-    ranks : Ranks
-        Whose shares of the batch count together.
     """
     pairs = list(combinations(range(len(views.probabilities)), 2))
     if not pairs:
         return views.probabilities.new_zeros(())
-    sums = []
+    differences = []
     for i, j in pairs:
         both = (views.seen[i] & views.seen[j]).to(mask.dtype) * mask
         squared = (views.probabilities[i] - views.probabilities[j]).square().mean(1, keepdim=True)
-        sums.append(torch.stack([(squared * both).sum(), both.sum()]))
-    squares, pixels = ranks.total(torch.stack(sums, 1))  # (pairs,) each
-    return (squares / pixels.clamp(min=1)).mean()
+        differences.append((squared * both).sum() / both.sum().clamp(min=1))
+    return torch.stack(differences).mean()
 
 
-def teacher_loss(student: Tensor, teacher: Tensor, mask: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """Mean squared difference of two probabilities (B, K, H, W) where `mask` (B, 1, H, W) is 1, over all `ranks`."""
+def teacher_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of two probabilities (B, K, H, W) where `mask` (B, 1, H, W) is 1."""
     squared = (student - teacher).square().mean(1, keepdim=True)
-    squares, pixels = ranks.total(torch.stack([(squared * mask).sum(), mask.sum()]))
-    return squares / pixels.clamp(min=1)
+    return (squared * mask).sum() / mask.sum().clamp(min=1)

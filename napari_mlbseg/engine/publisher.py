@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +17,12 @@ from napari_mlbseg.engine.final_costs import FinalCosts
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
-from napari_mlbseg.engine.predict import PREDICTED, Predictor, write_slices
+from napari_mlbseg.engine.predict import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
-from napari_mlbseg.engine.ranks import ALONE, Ranks
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
-from napari_mlbseg.engine.shared_final import Found, gathered, rounds, seeded
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
@@ -60,8 +58,6 @@ class Publisher:
     only : collection of (int, int), optional
         Slices that are wanted, as (number of the volume, slice): no other is predicted, during the training or at its
         end, and no other's weights are kept. By default all.
-    ranks : Ranks
-        Who share the last pass over all slices; rank 0 alone shows and writes.
 
     Attributes
     ----------
@@ -81,14 +77,13 @@ class Publisher:
         schedule: Schedule,
         order: PreviewOrder,
         only: Collection[Key] | None = None,
-        ranks: Ranks = ALONE,
     ) -> None:
-        self.task, self._ranks = pool.task, ranks
+        self.task = pool.task
         self._pool, self._learner, self._results = pool, learner, results
         self._schedule, self._order = schedule, order
         self._only = None if only is None else frozenset(only)
         self.maps = WeightMaps()
-        self.costs = FinalCosts(pool, learner, schedule, ranks, self._wanted)
+        self.costs = FinalCosts(pool, learner, schedule, self._wanted)
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
         self.unreached: dict[int, list[int]] = {}
 
@@ -124,41 +119,36 @@ class Publisher:
     def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
 
-        The ranks share the slices of a round; what rank 0 decides of it holds for all, and rank 0 alone shows them.
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
         and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
         """
         began, done, slowest = self._schedule.seconds, 0, 0.0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
-        (n_views,) = self._ranks.of_first(self.costs.affordable_views())
-        predictor = Predictor(self.network, self.task.config, int(n_views))
+        predictor = Predictor(self.network, self.task.config, self.costs.affordable_views())
         for number, volume in enumerate(self.task.volumes):
-            size = predictor.batch_size(volume.slice_shape)
-            for batches in rounds(self._ranks, self._wanted(number), size):
-                slices = [z for batch in batches for z in batch]
+            for slices in in_batches(self._wanted(number), predictor.batch_size(volume.slice_shape)):
                 if stops():
                     return
-                (is_overdue,) = self._ranks.of_first(self.costs.is_overdue(number, len(slices), slowest))
-                if is_overdue:
+                if self.costs.is_overdue(number, len(slices), slowest):
                     self.unreached.setdefault(number, []).extend(slices)
                     continue
                 began_batch = self._schedule.seconds
-                unseen = self._ranks.list_of_first(self._to_visit(number, slices, total - done))
-                find = partial(self._find, predictor if trained else None, number, frozenset(unseen))
-                for batch, found, is_own in gathered(self._ranks, batches, find):
-                    if not is_own:
-                        self._remember_visits(number, [z for z in batch if z in unseen], found[4:])
-                    yield self._show(number, batch, _predicted_of(found, int(n_views)), Stage.PREDICT)
-                    del found  # before the next batch comes
-                    done += len(batch)
-                    seconds = self._schedule.seconds
-                    yield Progress(
-                        stage=Stage.PREDICT,
-                        fraction=self._schedule.final_fraction(done / total),
-                        seconds=seconds,
-                        seconds_left=(seconds - began) * (total - done) / done,
-                    )
-                slowest = max(slowest, (self._schedule.seconds - began_batch) / len(slices))
+                self._visit([(number, z) for z in self._to_visit(number, slices, total - done)])
+                if trained:
+                    predicted = self._predicted(predictor, number, slices)
+                else:
+                    predicted = self._initial_probability(number, slices)
+                yield self._show(number, slices, predicted, Stage.PREDICT)
+                del predicted  # before the next batch comes
+                done += len(slices)
+                seconds = self._schedule.seconds
+                yield Progress(
+                    stage=Stage.PREDICT,
+                    fraction=self._schedule.final_fraction(done / total),
+                    seconds=seconds,
+                    seconds_left=(seconds - began) * (total - done) / done,
+                )
+                slowest = max(slowest, (seconds - began_batch) / len(slices))
 
     def reserve_final(self, training_visits: bool) -> None:
         """Keep the time free that `final` will take; see `FinalCosts.reserve`."""
@@ -279,23 +269,6 @@ class Publisher:
         doubt[[i for i, z in enumerate(slices) if clean[z]]] = 0
         return doubt
 
-    def _find(self, predictor: Predictor | None, number: int, unseen: Collection[int], batch: list[int]) -> Found:
-        """What `_Predicted` holds of slices; of those `unseen`, a rank that keeps no maps adds w^n and w^p, (2, Y, X).
-
-        Without a predictor, it is the initial labels.
-        """
-        keys = [(number, z) for z in batch if z in unseen]
-        self._visit(keys)
-        if predictor is None:
-            predicted = self._initial_probability(number, batch)
-        else:
-            predicted = self._predicted(predictor, number, batch)
-        if self._ranks.is_first:
-            return predicted[:4]
-        means = [self.maps.mean(key) for key in keys]
-        self.maps = WeightMaps()
-        return [*predicted[:4], *(torch.from_numpy(np.stack(mean)) for mean in means if mean is not None)]
-
     def _to_visit(self, number: int, slices: Sequence[int], left: int) -> list[int]:
         """Which of `slices` no step saw whole, if there is time to weigh them."""
         if not self.costs.can_visit(number, len(slices), left):
@@ -306,24 +279,16 @@ class Publisher:
         """Weigh slices without learning from them."""
         generators, seed = (self._pool.generator, self._learner.generator), self.task.config.seed
         if keys and self._direction is None:
-            with seeded(generators, seed):
+            with _seeded(generators, seed):
                 clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
                 self._direction = self._learner.clean_direction(clean)
         for key in keys:
             assert self._direction is not None
-            with seeded(generators, seed, *key):
+            shape = self.task.volumes[key[0]].slice_shape
+            with _seeded(generators, seed, *key):
                 for piece in self._pool.pieces(key):
                     initial, pseudo = on_slice(self._learner.weights(piece, self._direction), [View()])
-                    self._remember_visit(key, piece.corners[0], initial[0], pseudo[0])
-
-    def _remember_visit(self, key: Key, corner: tuple[int, int], initial: Tensor, pseudo: Tensor) -> None:
-        self.maps.add(key, self.task.volumes[key[0]].slice_shape, corner, initial, pseudo)
-
-    def _remember_visits(self, number: int, slices: Sequence[int], found: Found) -> None:
-        """Take over what another rank has weighed: w^n and w^p of whole slices, (2, Y, X) each."""
-        for z, weights in zip(slices, found, strict=True):
-            assert weights is not None
-            self._remember_visit((number, z), (0, 0), weights[0], weights[1])
+                    self.maps.add(key, shape, piece.corners[0], initial[0], pseudo[0])
 
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
@@ -341,9 +306,12 @@ class Publisher:
         return _Predicted(one_hot.movedim(-1, 1).float(), torch.ones(labels.shape))
 
 
-def _predicted_of(found: Found, n_views: int) -> _Predicted:
-    """What a rank has found of a batch, see `Publisher._find`."""
-    probability, agreement, network, doubt = found[:4]
-    assert probability is not None
-    assert agreement is not None
-    return _Predicted(probability, agreement, network, doubt, n_views)
+@contextmanager
+def _seeded(generators: Sequence[torch.Generator], *seed: int) -> Iterator[None]:
+    """Draw by a seed of one's own meanwhile: what a slice gets does not depend on the slices before."""
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    with ExitStack() as afterwards:
+        for generator in generators:
+            afterwards.callback(generator.set_state, generator.get_state())
+            generator.manual_seed(number)
+        yield

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.engine.initial_labels import known_labels
@@ -17,9 +16,6 @@ from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.results import ForgottenResults, Results
 from napari_mlbseg.events import Event, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask
-
-if TYPE_CHECKING:
-    from napari_mlbseg.engine.ranks import Ranks
 
 __all__ = ["train"]
 
@@ -37,7 +33,6 @@ def train(
     save_to: Path | None = None,
     start: float | None = None,
     only: Collection[Focus] | None = None,
-    join: Callable[[], Ranks] | None = None,
 ) -> Iterator[Event]:
     """Bootstrap on the clean slices, learn from all others by meta weights, predict everything.
 
@@ -60,9 +55,6 @@ def train(
     only : collection of (str, int), optional
         Slices that are wanted, as (name of the volume, slice): no other is predicted or keeps weight maps. By default
         all; none if it is only the model that counts.
-    join : callable, optional
-        Meets the processes that share the batches, once torch may be imported; this one is rank 0, the others `follow`
-        (`napari_mlbseg.engine.training.follow`). By default it is alone.
 
     Yields
     ------
@@ -92,13 +84,11 @@ def train(
         yield from writer.write(volume, known[volume.name])
 
     with without_collector():
-        from napari_mlbseg.engine.ranks import ALONE
         from napari_mlbseg.engine.training import Training
 
-    ranks = ALONE if join is None else join()
     numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
     keys = None if only is None else [(numbers[name], z) for name, z in only]
-    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys, ranks, writer)
+    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys, writer)
     yield from training.initial_labels(known)
     yield from training.bootstrap()
     yield from training.weighted()

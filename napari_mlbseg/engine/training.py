@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from napari_mlbseg.engine.initial_labels import (
     SomeLabels,
     index_dtype,
     is_large,
-    labels_of_first,
 )
 from napari_mlbseg.engine.initial_writer import InitialWriter
 from napari_mlbseg.engine.learner import Learner
@@ -29,16 +26,15 @@ from napari_mlbseg.engine.progress import Meter, PreviewOrder, spread
 from napari_mlbseg.engine.propagation import improve
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
-from napari_mlbseg.engine.ranks import ALONE, Ranks
-from napari_mlbseg.engine.results import ForgottenResults, Results
+from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import with_fitting_prior
 from napari_mlbseg.engine.train import Focus
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
-from napari_mlbseg.task import SegmentationTask, TaskError, Volume
+from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["Training", "follow"]
+__all__ = ["Training"]
 
 _LABELLING_SHARE = 0.15  # of the time that is left, for the initial labels of a large volume by the network
 _MOST_LABELLED = 64  # of its slices
@@ -47,8 +43,7 @@ _MOST_LABELLED = 64  # of its slices
 class Training:
     """State of one training; each public method is a stage that yields its events.
 
-    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number, and `ranks`
-    have met. All of them run all stages; the others' events than rank 0's are of no use.
+    Parameters are those of `napari_mlbseg.engine.train.train`, but `only` names volumes by their number.
     """
 
     def __init__(
@@ -62,31 +57,24 @@ class Training:
         save_to: Path | None,
         start: float,
         only: Collection[Key] | None = None,
-        ranks: Ranks = ALONE,
         writer: InitialWriter | None = None,
     ) -> None:
         task = with_fitting_prior(task)
         config = task.config
-        if ranks.size > 1 and config.norm == "batch":
-            raise TaskError(
-                "Batch normalisation would see a part of the batch in each of several processes: choose the norm group "
-                "or instance, or one process (nproc)."
-            )
         self.task = task
         self._writer = InitialWriter(results, task, start) if writer is None else writer
         self._stop, self._save_to, self._start = stop, save_to, start
         self._stopped = False
-        self._ranks = ranks
-        self._device = find_device(device, ranks.place)
+        self._device = find_device(device)
         self._rng = torch.Generator().manual_seed(config.seed)
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = previous is not None and warm_start(network, previous)
-        self._learner = Learner(network, config, self._device, self._pool.doubted, ranks)
+        self._learner = Learner(network, config, self._device, self._pool.doubted)
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
         self._meter = Meter(self._schedule)
         order = PreviewOrder(task, focus)
-        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only, ranks)
+        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only)
         self._bootstrap_step = self._step = 0
 
     @property
@@ -106,12 +94,8 @@ class Training:
 
     def initial_labels(self, known: Mapping[str, LabelStack | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
-        config, ranks = self.task.config, self._ranks
-        if not ranks.is_first:
-            self._pool.set_initial_labels(*labels_of_first(ranks, self.task, [None] * len(self.task.volumes), ()))
-            return
-        facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
-        yield Metrics(values={**facts, "processes": ranks.size} if ranks.size > 1 else facts)
+        config = self.task.config
+        yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
@@ -125,7 +109,7 @@ class Training:
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
         found = [labels[volume.name] for volume in self.task.volumes]
         anchored = [source in ("interpolation", "propagation") for source in sources]
-        self._pool.set_initial_labels(*labels_of_first(ranks, self.task, found, anchored))
+        self._pool.set_initial_labels(found, anchored)
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
 
     def bootstrap(self) -> Iterator[Event]:
@@ -158,22 +142,17 @@ class Training:
             clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
             views = sample_views(config.n_views, config.zoom_in, config.zoom_out, self._rng)
             report = self._learner.weighted_step(drawn.batch, clean, views)
-            if self._ranks.is_first:
-                self._publisher.remember(drawn, report, views)
+            self._publisher.remember(drawn, report, views)
             self._step += 1
             yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
         yield from self._meter.rest(Stage.TRAIN, self._bootstrap_step, self._step)
 
     def finish(self) -> Iterator[Event]:
-        """Save the model, predict every slice with all views, write both weight maps of every slice, look again.
-
-        The ranks share the slices; rank 0 writes them, and looks again alone.
-        """
+        """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
         trained_until = predicted_until = self._schedule.seconds
         steps = self._bootstrap_step + self._step
         trained = steps > 0 or self._is_warm
-        self._ranks.same_as_first(self._publisher.network)  # what is saved is what predicts
         if self._save_to is not None:
             model = Model(
                 self._publisher.network,
@@ -186,9 +165,6 @@ class Training:
         goes_on = not self._stops()
         if goes_on:
             yield from self._publisher.final(trained=trained, stops=self._stops)
-        self._ranks.leave()
-        if not self._ranks.is_first:
-            return
         if goes_on:
             if not self._stopped:
                 yield from self._show_initial_labels()
@@ -214,8 +190,8 @@ class Training:
         yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
-        """Show some slices if the last ones are old enough; the other ranks wait for rank 0 at their next step."""
-        if self._ranks.is_first and self._meter.preview_is_due():
+        """Show some slices if the last ones are old enough."""
+        if self._meter.preview_is_due():
             began = self._schedule.seconds
             yield from self._publisher.preview(stage, self._meter.preview_seconds())
             self._meter.previewed(self._schedule.seconds - began)
@@ -223,9 +199,8 @@ class Training:
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
 
-        Of many volumes that takes minutes: it says how far it is, and can be stopped. The ranks share the slices. Of a
-        large volume only some slices are predicted, as many as a share of the time allows, and only these are learnt
-        from.
+        Of many volumes that takes minutes: it says how far it is, and can be stopped. Of a large volume only some
+        slices are predicted, as many as a share of the time allows, and only these are learnt from.
         """
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
         knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
@@ -249,28 +224,24 @@ class Training:
         self._pool.set_initial_labels(found, self._pool.anchored)
 
     def _label_all(self, predictor: Predictor, number: int, slices: Sequence[int]) -> np.ndarray:
-        """Labels of a volume (Z, Y, X) by the network, `slices` shared by the ranks."""
-        volume, ranks = self.task.volumes[number], self._ranks
+        """Labels of a volume (Z, Y, X) by the network."""
+        volume = self.task.volumes[number]
         labels = np.zeros(volume.shape, index_dtype(self.task.n_classes))
-        batches = list(in_batches(slices, predictor.batch_size(volume.slice_shape)))
-        for first in range(0, len(batches), ranks.size):
+        for batch in in_batches(slices, predictor.batch_size(volume.slice_shape)):
             if self._stops():
                 return labels
-            for batch in batches[first : first + ranks.size][ranks.place.rank :][:1]:
-                labels[batch] = self._labelled(predictor, number, batch)
-        ranks.joined(labels)
+            labels[batch] = self._labelled(predictor, number, batch)
         for z in volume.clean_slices:
             labels[z] = self._pool.clean_labels((number, z))
         return labels
 
     def _label_some(self, predictor: Predictor, number: int, slices: Sequence[int]) -> SomeLabels:
-        """Labels of as many of `slices` as there is time for; every rank makes them for itself."""
+        """Labels of as many of `slices` as there is time for."""
         volume = self.task.volumes[number]
         labels = SomeLabels({z: self._pool.clean_labels((number, z)) for z in volume.clean_slices})
         end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
         for z in slices:
-            (is_over,) = self._ranks.of_first(self._schedule.seconds > end)
-            if is_over or self._stops():
+            if self._schedule.seconds > end or self._stops():
                 break
             labels[z] = self._labelled(predictor, number, [z])[0]
         return labels
@@ -298,41 +269,17 @@ class Training:
         return "given" if is_given else "interpolation"
 
     def _begins_step(self, is_over: bool) -> bool:
-        """Whether a step follows, for which the learning rate is set: rank 0's clock and its folder decide for all."""
-        goes_on = not is_over and not (self._stopped or self._stop())
-        self._stopped = not is_over and not goes_on
-        rate = self._schedule.learning_rate(self._bootstrap_step, self._step)
-        decided, rate, stopped = self._ranks.of_first(goes_on, rate, self._stopped)
-        self._stopped = bool(stopped)
-        self._learner.set_learning_rate(rate)
-        return bool(decided)
+        """Whether a step follows, for which the learning rate is set."""
+        if is_over or self._stops():
+            return False
+        self._learner.set_learning_rate(self._schedule.learning_rate(self._bootstrap_step, self._step))
+        return True
 
     def _stops(self) -> bool:
-        (stopped,) = self._ranks.of_first(self._stopped or self._stop())
-        self._stopped = bool(stopped)
+        self._stopped = self._stopped or self._stop()
         return self._stopped
 
 
 def _spread(volume: Volume) -> list[int]:
     """Some unlabelled slices of a large volume, in an order whose every beginning is spread over the stack."""
     return [z for _, z in spread(0, volume.n_slices) if not volume.clean[z]][:_MOST_LABELLED]
-
-
-def follow(task: SegmentationTask, device: str, ranks: Ranks, previous: Path | None = None) -> None:
-    """Train as another rank than 0: learn the very same network from this rank's share, and say and write nothing.
-
-    Parameters
-    ----------
-    task : SegmentationTask
-        Rank 0's.
-    device : {"auto", "cpu", "cuda"}
-    ranks : Ranks
-        That have met.
-    previous : Path, optional
-        As `napari_mlbseg.engine.train.train`'s `warm_start`.
-    """
-    training = Training(
-        task, device, ForgottenResults(), lambda: False, lambda: None, previous, None, time.monotonic(), ranks=ranks
-    )
-    for _ in chain(training.initial_labels({}), training.bootstrap(), training.weighted(), training.finish()):
-        pass

@@ -7,7 +7,7 @@ from pathlib import Path
 from napari_mlbseg.events import Failed
 from napari_mlbseg.jobs.folder import JobFolder
 
-__all__ = ["failure", "is_out_of_memory", "missing_another"]
+__all__ = ["failure", "is_out_of_memory"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -39,14 +39,5 @@ def failure(error: Exception, folder: JobFolder) -> Failed:
     return Failed(
         message=f"The training met an unexpected {type(error).__name__}: {error}",
         advice=f"Please report this with the log, {Path(folder.log_file).name}.",
-        log_tail=folder.log_tail(),
-    )
-
-
-def missing_another(folder: JobFolder) -> Failed:
-    """The last word of a job of several processes, another of which is gone without a word."""
-    return Failed(
-        message="Another process of the training was lost.",
-        advice="What started them (torchrun) and the log say more. What you painted is safe; start it again.",
         log_tail=folder.log_tail(),
     )

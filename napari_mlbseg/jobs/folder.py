@@ -8,7 +8,6 @@
             cancel          its presence asks the worker to stop at the next step
             focus           the slice that the user looks at, {"volume": ..., "slice": ...}: predicted first
             heartbeat       rewritten by the worker every second: {"pid": ..., "created": ...}
-            rank-1.json     why another process of a data-parallel training failed (rank-2.json, ...)
             worker.log      stdout and stderr of the worker
             results/        zarr arrays, one chunk a slice; results/NAME/ where there are several volumes; none where
                             clean slices are left out in turn
@@ -107,10 +106,6 @@ class JobFolder:
         self.model_file = self.path / "model.safetensors"
         self.model_info_file = self.path / "model.json"
         self.cluster_file = self.path / "cluster.json"
-
-    def note_of_rank(self, rank: int) -> Path:
-        """Where a process other than the worker says why it failed."""
-        return self.path / f"rank-{rank}.json"
 
     # -- request -------------------------------------------------------------------------------------------------
 

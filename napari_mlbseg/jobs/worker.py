@@ -14,17 +14,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 
 import psutil
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
-from napari_mlbseg.jobs.failures import failure, is_out_of_memory, missing_another
+from napari_mlbseg.jobs.failures import failure, is_out_of_memory
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
 from napari_mlbseg.jobs.processes import be_modest, lives, parent
-from napari_mlbseg.jobs.ranks import Followers
 from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import SegmentationTask
 
@@ -33,7 +31,6 @@ __all__ = ["main"]
 _HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2  # between two looks for a cancel
 _ANSWER_SECONDS = 1.4  # that the training has to answer a cancel by itself
-_LOSS_SECONDS = 4.0  # that the training has to notice by itself that another of its processes ended
 _RELAY_SECONDS = 4.5  # that a relay to a cluster has, which waits for the other machine
 
 
@@ -42,24 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     folder = JobFolder((arguments or sys.argv[1:])[0])
     voice = _Voice(folder)
-    followers: Followers | None = None
     threading.Thread(target=_beat, args=(folder, voice, start, parent()), name="heartbeat", daemon=True).start()
     try:
         request = folder.read_request()
         voice.answers_within = _RELAY_SECONDS if request.config.cluster else _ANSWER_SECONDS
-        if request.kind == "train" and request.config.nproc > 1 and not request.config.cluster:
-            followers = Followers(folder, request.config.nproc, request.threads)
-            followers.start()
-            threading.Thread(target=_watch, args=(followers, voice), name="followers", daemon=True).start()
-        be_modest(request.threads if followers is None else followers.threads)
-        for event in _run(folder, request, start, followers):
+        be_modest(request.threads)
+        for event in _run(folder, request, start):
             voice.say(event)
     except Exception as error:  # the one place where any failure becomes the job's last word
         traceback.print_exc()
-        voice.say(_last_word(error, folder, followers))
-    finally:
-        if followers is not None:
-            followers.end()
+        voice.say(failure(error, folder))
     return 1 if isinstance(voice.last, Failed) else 0
 
 
@@ -85,7 +74,7 @@ class _Voice:
                 self.last = event
 
 
-def _run(folder: JobFolder, request: Request, start: float, followers: Followers | None = None) -> Iterator[Event]:
+def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     """Events of the job; once, after running out of memory, with half the batch and a smaller patch."""
     folder.fetch_inputs(request)
     if request.config.cluster:
@@ -94,10 +83,10 @@ def _run(folder: JobFolder, request: Request, start: float, followers: Followers
     task = folder.open_task(request)
     smaller: TrainingConfig | None = None
     try:
-        yield from _attempt(folder, request, task, start, followers)
+        yield from _attempt(folder, request, task, start)
     except Exception as error:
         smaller = _smaller(task.config)
-        if smaller is None or not _lacked_memory(error, followers):
+        if smaller is None or not is_out_of_memory(error):
             raise
         message = (
             f"Out of memory: trying again with batch_size {smaller.batch_size} and patch_size {smaller.patch_size}."
@@ -107,11 +96,8 @@ def _run(folder: JobFolder, request: Request, start: float, followers: Followers
     # outside the handler, whose traceback would keep alive what filled the memory
     yield Progress(stage=Stage.PREPARE, fraction=0, seconds=time.monotonic() - start, message=message)
     _free_memory()
-    if followers is not None:
-        followers.end()
-        followers.start()
     smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
-    yield from _attempt(folder, request, smaller_task, start, followers)
+    yield from _attempt(folder, request, smaller_task, start)
 
 
 def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
@@ -122,9 +108,7 @@ def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
     yield from relay(folder, request)
 
 
-def _attempt(
-    folder: JobFolder, request: Request, task: SegmentationTask, start: float, followers: Followers | None
-) -> Iterator[Event]:
+def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
     previous = JobFolder(request.previous) if request.previous else None
     events: Iterator[Event]
     if request.kind == "leave_one_out":
@@ -157,9 +141,6 @@ def _attempt(
             warm_start=previous.model_file if previous else None,
             save_to=folder.model_file,
             start=start,
-            join=None
-            if followers is None
-            else partial(followers.join, request.model_copy(update={"config": task.config})),
         )
     for event in events:
         yield event
@@ -201,39 +182,6 @@ def _smaller(config: TrainingConfig) -> TrainingConfig | None:
         clean_batch_size=max(1, config.clean_batch_size // 2),
         patch_size=max(64, config.patch_size * 3 // 4),
     )
-
-
-def _lacked_memory(error: Exception, followers: Followers | None) -> bool:
-    """Whether this process or another of the training ran out of memory, and there is a way to try again."""
-    if followers is None:
-        return is_out_of_memory(error)
-    found = followers.failure(_LOSS_SECONDS) if isinstance(error, RuntimeError) else None
-    return followers.are_ours and (is_out_of_memory(error) or (found is not None and found[1]))
-
-
-def _last_word(error: Exception, folder: JobFolder, followers: Followers | None) -> Failed:
-    """What the job says of an error: of the process that failed first, not of those that then missed it."""
-    if followers is None or not isinstance(error, RuntimeError):
-        return failure(error, folder)
-    if (found := followers.failure(_LOSS_SECONDS)) is not None:
-        return found[0]
-    from napari_mlbseg.engine.ranks import has_lost_another
-
-    return missing_another(folder) if has_lost_another(error) else failure(error, folder)
-
-
-def _watch(followers: Followers, voice: _Voice) -> None:
-    """End the job if another of its processes is gone and the training does not notice: on a GPU it waits on."""
-    while not voice.has_ended:
-        time.sleep(_LOOK_SECONDS)
-        if followers.failure() is None:
-            continue
-        time.sleep(_LOSS_SECONDS)
-        found = followers.failure()
-        if found is not None and not voice.has_ended:
-            voice.say(found[0])
-            followers.end()
-            os._exit(1)
 
 
 def _free_memory() -> None:

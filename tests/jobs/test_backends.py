@@ -47,7 +47,7 @@ folder.model_info_file.write_text("{}")
 RUN_OUT_OF_MEMORY = """
 from napari_mlbseg.jobs import worker
 asked = []
-def attempt(folder, request, task, start, followers):
+def attempt(folder, request, task, start):
     asked.append(task.config.batch_size)
     if len(asked) == 1:
         raise MemoryError

@@ -24,7 +24,7 @@ def attempts(monkeypatch):
     """Attempts meet these errors, one each, then finish; returns (errors to meet, configs that were tried)."""
     errors, configs = [], []
 
-    def attempt(folder, request, task, start, followers):
+    def attempt(folder, request, task, start):
         configs.append(task.config)
         yield Started(device="CPU", seed=0)
         if errors:
