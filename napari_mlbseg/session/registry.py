@@ -15,8 +15,6 @@ from napari_mlbseg.session.watcher import SliceWatcher
 
 __all__ = ["KeptRegistry"]
 
-_TOGETHER_SECONDS = 5.0  # within which a window that is closed takes its layers away
-
 
 class KeptRegistry:
     """What is kept of each volume, also of those that left.
@@ -45,8 +43,9 @@ class KeptRegistry:
 
     def set_volumes(self, volumes: Sequence[AnnotatedVolume]) -> None:
         """Keep these from now on; what is known of one that was kept before goes on, and of one that leaves stays."""
+        now = time.monotonic()
         for kept in self.leaving(volumes):
-            kept.left = time.monotonic()
+            kept.left = now
         for volume in volumes:
             known = self._kept.get(volume.uid)
             if known is None:
@@ -71,12 +70,12 @@ class KeptRegistry:
     def left_volumes(self) -> list[tuple[AnnotatedVolume, bool]]:
         """Volumes that left, painted or marked, and those that left last of all, which is told of each.
 
-        A window that is closed takes all its layers away first: those are the session's all the same.
+        A window that is closed may take all its layers away first: those are the session's all the same.
         """
         left = [(kept, kept.left) for kept in self if kept.left is not None]
         last = max((when for _, when in left), default=0.0)
         is_deserted = all(kept.left is not None for kept in self)
-        together = [(kept, is_deserted and last - when < _TOGETHER_SECONDS) for kept, when in left]
+        together = [(kept, is_deserted and last == when) for kept, when in left]
         return [
             (kept.volume, was_last)
             for kept, was_last in together

@@ -85,6 +85,8 @@ class DockController:
         self._adopts = True
         self._keys = KeyBindings(viewer, self)
         self._paint_watch = PaintWatch(self._on_painted)
+        self._removed: list[Layer] = []  # layers that left the viewer and were not yet taken note of
+        self._removal = QTimer(singleShot=True, interval=0)
         self._timer = QTimer()
         self._timer.setInterval(_POLL_MILLISECONDS)
         self._connect()
@@ -171,10 +173,14 @@ class DockController:
 
     def forget(self, binding: VolumeBinding) -> None:
         """Take a pair of layers out of all that is remembered: the layers go, and the volume stays without them."""
-        for listed in (self._known, self.bindings):
-            if binding in listed:
-                listed.remove(binding)
-        binding.image.events.name.disconnect(self._on_renamed)
+        if binding in self.bindings:
+            self.bindings.remove(binding)
+        self._know_no_more(binding)
+
+    def _know_no_more(self, binding: VolumeBinding) -> None:
+        self._known.remove(binding)
+        if all(known.image != binding.image for known in self._known):  # napari connects a slot once
+            binding.image.events.name.disconnect(self._on_renamed)
 
     # -- the slice in view ---------------------------------------------------------------------------------------
 
@@ -335,8 +341,9 @@ class DockController:
         if any(not self._is_current(binding) for binding in self.bindings):
             self.sync()
         self._closed = True
-        with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
-            self._timer.stop()
+        for timer in (self._timer, self._removal):
+            with suppress(RuntimeError):  # Qt deletes its timers first when the program ends
+                timer.stop()
         self._disconnect()
         self._notices.close()
         self.study.end()
@@ -376,25 +383,29 @@ class DockController:
         self.layers_changed.emit()
 
     def _on_layer_removed(self, event: Any) -> None:
-        """A layer that we worked on is gone: an image takes its volume along, an annotation its clean slices.
+        """A layer is gone. What that means is decided once no more go: a viewer that closes removes them one by one."""
+        if self._adopts:
+            self._removed.append(event.value)
+            self._removal.start()
+
+    def _on_layers_removed(self) -> None:
+        """Layers that we worked on are gone: an image takes its volume along, an annotation its clean slices.
 
         Of a study, either takes the other along, and the volume stays in the table.
         """
-        gone: Layer = event.value
-        if not self._adopts or self.study.take_layer_away(gone):
-            return
-        for known in [known for known in self._known if known.holds(gone)]:
-            if known.initial_labels == gone:
+        gone = [layer for layer in self._removed if layer not in self.viewer.layers]
+        self._removed = []
+        gone = [layer for layer in gone if not self.study.take_layer_away(layer)]
+        for known in [known for known in self._known if any(known.holds(layer) for layer in gone)]:
+            if known.initial_labels in gone:
                 known.initial_labels = None
-                continue
-            self._known.remove(known)
-            if known.image == gone:
-                known.image.events.name.disconnect(self._on_renamed)
-        if any(binding.holds(gone) for binding in self.bindings):
-            self.set_layers(
-                [(b.image, None if b.annotation == gone else b.annotation) for b in self.bindings if b.image != gone]
-            )
-        self.layers_changed.emit()
+            if known.image in gone or known.annotation in gone:
+                self._know_no_more(known)
+        if any(binding.image in gone or binding.annotation in gone for binding in self.bindings):
+            left = [binding for binding in self.bindings if binding.image not in gone]
+            self.set_layers([(b.image, None if b.annotation in gone else b.annotation) for b in left])
+        elif gone:
+            self.sync()
 
     def _on_round_started(self, started: Round) -> None:
         # layers may have been renamed or turned since the round was asked for
@@ -450,6 +461,7 @@ class DockController:
             (self.session.rounds_changed, self._on_rounds_changed),
             (self.session.event_received, self._on_event),
             (self._timer.timeout, self._on_tick),
+            (self._removal.timeout, self._on_layers_removed),
             (QApplication.instance().aboutToQuit, self.close),
         ):
             self._connections.make(signal, slot)
