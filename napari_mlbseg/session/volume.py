@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -37,6 +38,11 @@ class ImageSource:
     kind: Literal["file", "zarr"]
     path: Path
     channel: int | None = None
+
+    def is_same(self, other: ImageSource) -> bool:
+        """Whether the other is the same image, by whatever path."""
+        same_file = os.path.realpath(self.path) == os.path.realpath(other.path)
+        return same_file and (self.kind, self.channel) == (other.kind, other.channel)
 
 
 def new_uid() -> str:

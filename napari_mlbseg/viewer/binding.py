@@ -36,6 +36,7 @@ __all__ = [
     "matching_annotation",
     "place_layer",
     "show_slice",
+    "shows",
     "spatial_shape",
     "transform_from",
     "transform_of",
@@ -182,6 +183,18 @@ def image_source(image: Image) -> ImageSource | None:
     if "grid" in entry and Path(entry["grid"].path).exists():
         return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"))
     return None
+
+
+def shows(layer: Image, volume: AnnotatedVolume) -> bool:
+    """Whether a layer shows the image of a volume: the same file, or the same pixels."""
+    pixels, wanted = _pixels(layer), volume.image
+    if layer.rgb is not (volume.channel_axis is not None) or pixels.shape != wanted.shape:
+        return False
+    source = image_source(layer)
+    if source is not None or volume.source is not None:
+        return source is not None and volume.source is not None and source.is_same(volume.source)
+    in_memory = isinstance(pixels, np.ndarray) and isinstance(wanted, np.ndarray)
+    return in_memory and pixels.dtype == wanted.dtype and np.array_equal(pixels, wanted)
 
 
 def _file_entry(layer: Layer) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     annotation_name,
+    is_result,
     make_annotation,
     place_layer,
+    shows,
     transform_from,
 )
 from napari_mlbseg.viewer.closed_volume import ClosedVolume
@@ -106,15 +108,31 @@ class SessionFiles:
         self._in_thread(f"Exporting to {out.name}…", lambda: export_session(volumes, shown, out), tell)
 
     def add_layers(
-        self, volume: AnnotatedVolume, marks: dict[int, SliceMarks], *, annotate: bool = False
+        self,
+        volume: AnnotatedVolume,
+        marks: dict[int, SliceMarks],
+        *,
+        image: Image | None = None,
+        annotate: bool = False,
     ) -> VolumeBinding:
-        """Layers of a volume that was read, which takes their name; `annotate`: with one to paint on in any case."""
+        """Layers of a volume that was read, which takes their name.
+
+        Parameters
+        ----------
+        volume : AnnotatedVolume
+        marks : dict of int to SliceMarks
+        image : Image, optional
+            A layer that shows its image already.
+        annotate : bool
+            With a layer to paint on, even if nothing is painted.
+        """
         viewer = self._controller.viewer
-        place = transform_from(volume.geometry) if volume.geometry is not None else {}
-        is_colour = volume.channel_axis is not None
-        image = Image(volume.image, name=volume.name, rgb=is_colour, metadata=_metadata(volume), **place)
         with self._controller.layers_are_ours():
-            viewer.add_layer(image)
+            if image is None:
+                place = transform_from(volume.geometry) if volume.geometry is not None else {}
+                is_colour = volume.channel_axis is not None
+                image = Image(volume.image, name=volume.name, rgb=is_colour, metadata=_metadata(volume), **place)
+                viewer.add_layer(image)
             volume.name = image.name  # napari renames where the name is taken
             pixels = volume.annotation if volume.is_annotated else None
             annotation = make_annotation(image, pixels) if annotate or pixels is not None else None
@@ -150,7 +168,10 @@ class SessionFiles:
             controller.results.clear()
             volumes = loaded.volumes
             at_once = volumes if len(volumes) <= AT_ONCE else volumes[:1]
-            bindings = [self.add_layers(each.volume, each.marks) for each in at_once]
+            open_images = [layer for layer in controller.viewer.layers if isinstance(layer, Image)]
+            bindings = [
+                self.add_layers(each.volume, each.marks, image=_take_open(open_images, each.volume)) for each in at_once
+            ]
             first = volumes[0].volume if volumes else None
             axis = first.slice_axis if first is not None else 0
             controller.study.take_over([ClosedVolume(each.volume, each.marks) for each in volumes], bindings)
@@ -195,6 +216,18 @@ class SessionFiles:
     def _ready(self) -> None:
         self.is_busy = False
         self.busy_changed.emit("")
+
+
+def _take_open(layers: list[Image], volume: AnnotatedVolume) -> Image | None:
+    """Take out of `layers` the one that shows a volume's image already, and place it as the volume says."""
+    found = next((layer for layer in layers if not is_result(layer) and shows(layer, volume)), None)
+    if found is None:
+        return None
+    layers.remove(found)
+    if volume.geometry is not None:
+        place_layer(found, volume.geometry)
+    show_info(f"MLB-Seg: The image '{found.name}' was open already: the session goes on with that layer.")
+    return found
 
 
 def _metadata(volume: AnnotatedVolume) -> dict[str, Any]:

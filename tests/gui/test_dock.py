@@ -120,13 +120,13 @@ def test_a_view_along_another_axis_can_be_turned(heart):
     assert dock.controller.current_slice == 3
 
 
-def test_an_image_that_is_no_stack_has_no_slices_to_turn_to(open_dock, make_napari_viewer, image):
+def test_an_image_that_is_no_stack_has_no_slices_to_turn_to(open_dock, make_napari_viewer, image, wait_for):
     viewer = make_napari_viewer(show=True, strict_qt="raise")
     viewer.add_image(image, name="heart")
     _, dock = open_dock(viewer)
     viewer.add_image(image[0], name="flat")
     viewer.layers.remove("heart")
-    assert dock.data.problem.text() == "Choose an image."
+    wait_for(lambda: dock.data.problem.text() == "Choose an image.")
     dock.controller.set_layers([(viewer.layers["flat"], None)])
     assert "not a stack" in dock.data.problem.text()
     assert dock.clean.status.text() == "This image has no slices."

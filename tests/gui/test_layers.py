@@ -251,7 +251,7 @@ def test_renamed_and_deleted_layers_while_it_runs(trained, wait_for):
     job.write("heart", (8,), pseudo_labels=3)
     wait_for(lambda: n_results(viewer) == 1)
     viewer.layers.remove("atrium")
-    assert dock.data.volume_rows[0].image.value() is None
+    wait_for(lambda: dock.data.volume_rows[0].image.value() is None)
     job.write("heart", (9,), pseudo_labels=3)
     job.say(DONE)
     wait_for(lambda: dock.train.button.text() == "&Train")
