@@ -26,6 +26,7 @@ from napari_mlbseg.viewer.binding import (
 )
 from napari_mlbseg.viewer.comparison import Comparison
 from napari_mlbseg.viewer.connections import Connections
+from napari_mlbseg.viewer.dialogs import Question
 from napari_mlbseg.viewer.job_notices import JobNotices
 from napari_mlbseg.viewer.key_bindings import KeyBindings
 from napari_mlbseg.viewer.layers import ResultLayers
@@ -63,6 +64,7 @@ class DockController:
     layers_changed = Signal()  # other images or annotations, or another slice axis
     slice_changed = Signal()  # another slice or volume is in view
     complained = Signal(str)  # one sentence for the user; empty: all is well again
+    asked = Signal(object)  # Question: something is done only after a yes
 
     def __init__(self, viewer: Viewer, session: SegmentationSession | None = None) -> None:
         self.viewer = viewer
@@ -220,11 +222,38 @@ class DockController:
         elif binding.annotation is None:
             self.complained.emit(f"'{binding.image.name}' has no annotation layer: press New to make one, then paint.")
         else:
-            try:
-                self.session.set_clean(binding.image.name, z, clean)
-                self.complained.emit("")
-            except IndexError as error:
-                self.complained.emit(f"{error} Choose an annotation that belongs to this image, or press New.")
+            around = self._painted_around(binding, z) if clean else ()
+            if around:
+                self.asked.emit(
+                    Question(
+                        f"Is slice {z} all background?",
+                        f"Nothing is painted on it, but on the clean slices {around[0]} and {around[1]} there is. "
+                        "Marked clean, it would be learnt as a slice without anything.",
+                        lambda: self._set_clean(binding, z, clean),
+                    )
+                )
+            else:
+                self._set_clean(binding, z, clean)
+
+    def _set_clean(self, binding: VolumeBinding, z: int, clean: bool) -> None:
+        try:
+            self.session.set_clean(binding.image.name, z, clean)
+            self.complained.emit("")
+        except IndexError as error:
+            self.complained.emit(f"{error} Choose an annotation that belongs to this image, or press New.")
+
+    def _painted_around(self, binding: VolumeBinding, z: int) -> tuple[int, int] | tuple[()]:
+        """Of a slice on which nothing is painted, the nearest clean ones before and behind it that show something.
+
+        Empty where there are none, or the slices are unrelated images: then an empty slice is nothing to wonder at.
+        """
+        volume = self.session.volume_of(binding.uid)
+        if volume is None or self.independent_slices or not 0 <= z < volume.n_slices:
+            return ()
+        clean = sorted(volume.clean)
+        before = next((other for other in reversed(clean) if other < z and volume.is_painted(other)), None)
+        behind = next((other for other in clean if other > z and volume.is_painted(other)), None)
+        return () if before is None or behind is None or volume.is_painted(z) else (before, behind)
 
     def toggle_clean(self) -> None:
         """Mark the slice in view clean, or take the mark away."""

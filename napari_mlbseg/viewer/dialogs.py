@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask", "ask_for_file", "ask_for_files", "ask_for_folder", "ask_where_to_save"]
+__all__ = ["Question", "ask", "ask_for_file", "ask_for_files", "ask_for_folder", "ask_where_to_save"]
 
 _Then = Callable[[Path], object]
 
 
-def ask(parent: QWidget, question: str, why: str, then: Callable[[], object]) -> QMessageBox:
-    """Ask a question that is mostly to be answered with no, and say why it is asked; `then` is called after a yes."""
+@dataclass(frozen=True)
+class Question:
+    """A question that is mostly to be answered with no.
+
+    Attributes
+    ----------
+    text : str
+    why : str
+        Why it is asked.
+    then : callable
+        Called after a yes.
+    """
+
+    text: str
+    why: str
+    then: Callable[[], object]
+
+
+def ask(parent: QWidget, question: Question) -> QMessageBox:
+    """Ask a question; it stays open until it is answered, and the window lives meanwhile."""
     buttons = QMessageBox.StandardButton
-    box = QMessageBox(QMessageBox.Icon.Warning, question, f"{question}\n\n{why}", buttons.Yes | buttons.No, parent)
+    box = QMessageBox(
+        QMessageBox.Icon.Warning,
+        question.text,
+        f"{question.text}\n\n{question.why}",
+        buttons.Yes | buttons.No,
+        parent,
+    )
     box.setDefaultButton(buttons.No)
     box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    box.button(buttons.Yes).clicked.connect(lambda: then())
+    box.button(buttons.Yes).clicked.connect(lambda: question.then())
     box.open()
     return box
 

@@ -12,6 +12,7 @@ from napari_mlbseg.session import Round, SegmentationSession, SessionState
 from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
+from napari_mlbseg.viewer.dialogs import Question, ask
 from napari_mlbseg.viewer.dock_registry import docks
 from napari_mlbseg.viewer.dock_widget import DockWidget
 from napari_mlbseg.viewer.panel import in_reading_order
@@ -61,6 +62,7 @@ class MLBSegDock(DockWidget):
         self._order_tabs()
         self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
         self.train.listen(self.controller.complained, self._on_complained)
+        self.train.listen(self.controller.asked, self._on_asked)
         self.train.listen(self.controller.session.state_changed, self._on_state_changed)
         self.train.listen(self.controller.session.round_started, self._on_round_started)
         self.train.listen(self.controller.session.check_started, self._show_training)
@@ -84,6 +86,9 @@ class MLBSegDock(DockWidget):
     def _on_complained(self, sentence: str) -> None:
         if sentence:
             self._show_training()
+
+    def _on_asked(self, question: Question) -> None:
+        ask(self, question)
 
     def _on_state_changed(self, state: SessionState) -> None:
         if state is SessionState.PREPARING:

@@ -131,7 +131,7 @@ class ReviewPanel(Panel):
         if not is_there:
             return f"Slice {z} has no prediction yet: press Train."
         if z in self._controller.clean_slices(binding):
-            return f"Slice {z} is clean: the prediction is what you painted."
+            return f"Slice {z} is clean: what you painted counts, not the prediction."
         if z in self._controller.marks(binding).rejected:
             return f"You rejected the prediction of slice {z}: paint it as it should be, and mark it clean."
         if self._reviewer.is_drawing() and not self._reviewer.has_region():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from napari_mlbseg.session.marks import slice_digest
 from napari_mlbseg.session.suggest import Suggestion
 from napari_mlbseg.viewer.accepting import AcceptedVoxels, put_back, put_prediction, region_mask, shapes_on_slice
 from napari_mlbseg.viewer.binding import METADATA_KEY, transform_of
+from napari_mlbseg.viewer.dialogs import Question
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -28,6 +30,8 @@ _REGION = "region to review"
 
 class Reviewer:
     """Accepts and rejects predictions of the slice in view; what it writes is napari's to undo.
+
+    What is clean is a person's word: nothing is written there before they have answered a question with yes.
 
     Parameters
     ----------
@@ -70,6 +74,13 @@ class Reviewer:
                 "only: convert it first (right-click the layer, Convert data type)."
             )
             return
+        why = "You marked it clean. What the prediction adds would be trained on as if you had painted it."
+        self._unless_clean(
+            binding, z, Question(f"Accept the prediction of slice {z}?", why, partial(self._accept, *target))
+        )
+
+    def _accept(self, binding: VolumeBinding, annotation: Labels, z: int, prediction: np.ndarray) -> None:
+        controller = self._controller
         before = self._digest(annotation, z)
         region = self._region(annotation, z)
         changed = put_prediction(
@@ -77,7 +88,7 @@ class Reviewer:
             prediction,
             controller.slice_axis,
             z,
-            region=region,
+            region=self._writable(binding, annotation, z, region),
             over_painted=self.over_painted,
             noted=self._accepted.setdefault((binding.uid, controller.slice_axis, z), AcceptedVoxels()),
         )
@@ -102,14 +113,34 @@ class Reviewer:
         if target is None:
             return
         binding, annotation, z, _ = target
+        if z in controller.clean_slices(binding):
+            there, _ = self._accepted_on(binding, annotation, z).on(self._painted(annotation, z))
+            if not there.any():
+                controller.complained.emit(
+                    f"Slice {z} is clean: what you painted counts there, and nothing of the prediction is left to "
+                    "reject. Take its mark away first if it is wrong."
+                )
+                return
+        why = (
+            "You marked it clean. What you accepted of the prediction and left as it was would be taken back, and the "
+            "mark with it."
+        )
+        self._unless_clean(
+            binding, z, Question(f"Reject slice {z}?", why, partial(self._reject, binding, annotation, z))
+        )
+
+    def _reject(self, binding: VolumeBinding, annotation: Labels, z: int) -> None:
+        controller = self._controller
         region = self._region(annotation, z)
         accepted = self._accepted_on(binding, annotation, z)
-        changed = put_back(annotation, accepted, controller.slice_axis, z, region=region)
+        where = self._writable(binding, annotation, z, region)
+        changed = put_back(annotation, accepted, controller.slice_axis, z, region=where)
         if region is not None and not changed:
             controller.complained.emit(
                 "Nothing that you accepted lies in the region: accept the slice first, then reject a region of it."
             )
             return
+        controller.session.set_clean(binding.image.name, z, False)
         controller.session.set_rejected(binding.image.name, z)
         controller.complained.emit("")
         if region is not None:
@@ -225,6 +256,27 @@ class Reviewer:
         viewer.camera.center = tuple(world[axis] for axis in viewer.dims.displayed)
 
     # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _unless_clean(self, binding: VolumeBinding, z: int, question: Question) -> None:
+        """Do at once what would write on slice `z`, but ask first where the slice is clean."""
+        if z in self._controller.clean_slices(binding):
+            self._controller.asked.emit(question)
+        else:
+            question.then()
+
+    def _writable(
+        self, binding: VolumeBinding, annotation: Labels, z: int, region: np.ndarray | None
+    ) -> np.ndarray | None:
+        """`region` of slice `z` without what lies on slices that are clean along another axis, (Y, X) of bool."""
+        axis = self._controller.slice_axis
+        clean = {other: sorted(marks.clean) for other, marks in binding.marks.items() if other != axis and marks.clean}
+        if not clean:
+            return region
+        mask = np.ones(self._painted(annotation, z).shape, bool) if region is None else region.copy()
+        in_plane = [other for other in range(3) if other != axis]
+        for other, slices in clean.items():
+            np.moveaxis(mask, in_plane.index(other), 0)[slices] = False
+        return mask
 
     def _target(self, verb: str) -> tuple[VolumeBinding, Labels, int, np.ndarray] | None:
         """Volume, annotation, slice and prediction in view; None, with a sentence said, where one is missing."""

@@ -15,7 +15,7 @@ from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.controller import DockController
-from napari_mlbseg.viewer.dialogs import ask
+from napari_mlbseg.viewer.dialogs import Question, ask
 from napari_mlbseg.viewer.dock_registry import CURVES, open_beside
 from napari_mlbseg.viewer.form import ConfigForm, FieldEditor
 from napari_mlbseg.viewer.layer_combo import LayerCombo
@@ -120,7 +120,7 @@ class TrainPanel(Panel):
         """Take an address only if the person knows that what is sent there can be read on the way."""
         self._on_config_changed(self._session.config)  # the old one, until there is an answer
         why = WHY_EXPOSED.format(address=checked_address(address))
-        self.question = ask(self, "Send images unencrypted?", why, lambda: self._set("cluster", address))
+        self.question = ask(self, Question("Send images unencrypted?", why, lambda: self._set("cluster", address)))
 
     def _set(self, name: str, value: Any) -> None:
         self._session.config = self._session.config.updated(**{name: value})

@@ -358,3 +358,94 @@ def test_an_estimate_leaves_one_out(reviewed, wait_for):
     job.say(Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=5, seconds=3))
     wait_for(lambda: "median Dice 0.850, HD95 3.0 px; lowest 0.800 on slice 5" in dock.rounds.estimate.text())
     assert len(dock.controller.session.rounds) == 1
+
+
+def answer(dock, button):
+    """Answer the question that is open, and return what it said."""
+    (box,) = (box for box in dock.findChildren(QMessageBox) if box.isVisible())
+    words = box.text()
+    box.button(button).click()
+    return words
+
+
+def test_what_is_clean_is_not_rejected_before_a_question_is_answered(qtbot, reviewed, wait_for):
+    viewer, dock, annotation = reviewed
+    canvas, session = viewer.window._qt_viewer.canvas.native, dock.controller.session
+    dock.controller.go_to(5)
+    dock.review.accept.click()
+    dock.clean.mark.click()
+    painted = annotation.data.copy()
+    qtbot.keyClick(canvas, "W")
+    assert np.array_equal(annotation.data, painted), "not before the answer"
+    assert "slice 5" in answer(dock, QMessageBox.StandardButton.No)
+    assert np.array_equal(annotation.data, painted)
+    assert session.volume("heart").clean == {3, 5}
+
+    qtbot.keyClick(canvas, "W")
+    answer(dock, QMessageBox.StandardButton.Yes)
+    assert not annotation.data[5].any()
+    assert session.volume("heart").clean == {3}, "an emptied slice is not trained on as background"
+    annotation.undo()
+    assert np.array_equal(annotation.data, painted), "one step"
+
+
+def test_a_clean_slice_that_a_person_painted_has_nothing_to_reject(reviewed):
+    _, dock, annotation = reviewed
+    painted = annotation.data.copy()
+    dock.controller.go_to(3)
+    dock.review.reject.click()
+    assert np.array_equal(annotation.data, painted)
+    assert "clean" in dock.train.complaint.text()
+    assert not [box for box in dock.findChildren(QMessageBox) if box.isVisible()]
+    assert dock.controller.session.volume("heart").marks.rejected == set()
+
+
+def test_accepting_adds_to_a_clean_slice_only_after_a_yes(reviewed, wait_for):
+    _, dock, annotation = reviewed
+    painted = annotation.data.copy()
+    dock.controller.go_to(3)
+    wait_for(lambda: "what you painted counts" in dock.review.status.text())
+    dock.controller.accept()
+    assert np.array_equal(annotation.data, painted)
+    answer(dock, QMessageBox.StandardButton.No)
+    assert np.array_equal(annotation.data, painted)
+    dock.controller.accept()
+    answer(dock, QMessageBox.StandardButton.Yes)
+    assert annotation.data[3].all()
+
+
+def test_slices_that_are_clean_along_another_axis_are_not_written_on(reviewed, wait_for):
+    _, dock, annotation = reviewed
+    dock.controller.set_slices(1, False)
+    dock.controller.mark_clean(True, 12)
+    press_train(dock)
+    dock.controller.session.current_round.job.predict(1, range(48))
+    dock.controller.go_to(20)
+    wait_for(dock.controller.reviewer.has_prediction)
+    painted = annotation.data[3].copy()
+    dock.review.over.click()
+    dock.review.accept.click()
+    assert np.array_equal(annotation.data[3], painted), "slice 3 along the first axis is clean"
+    assert np.delete(annotation.data[:, 20], 3, 0).all()
+
+
+def test_an_empty_slice_between_painted_clean_ones_is_background_only_after_a_yes(qtbot, reviewed):
+    viewer, dock, annotation = reviewed
+    session, canvas = dock.controller.session, viewer.window._qt_viewer.canvas.native
+    annotation.data_setitem((np.array([9]), np.array([20]), np.array([20])), 1)
+    dock.controller.go_to(9)
+    qtbot.keyClick(canvas, "K")
+    dock.controller.go_to(6)
+    qtbot.keyClick(canvas, "K")
+    assert session.volume("heart").clean == {3, 9}
+    words = answer(dock, QMessageBox.StandardButton.No)
+    assert "slice 6 all background" in words
+    assert "3 and 9" in words
+    assert not dock.clean.mark.isChecked()
+    dock.clean.mark.click()
+    assert session.volume("heart").clean == {3, 9}
+    answer(dock, QMessageBox.StandardButton.Yes)
+    assert session.volume("heart").clean == {3, 6, 9}
+    dock.controller.go_to(11)
+    qtbot.keyClick(canvas, "K")
+    assert session.volume("heart").clean == {3, 6, 9, 11}, "beyond them, nothing painted means background"
