@@ -91,6 +91,8 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
             print(f"napari-mlbseg: {note}", file=sys.stderr)
         session.load(loaded)
     try:
+        if session.read_only and (rows or options.train):
+            raise InputError(session.read_only)
         failed = _add(session, rows)
         code = _train(session, options, watch) if options.train else _OK
         if code == _OK and failed:

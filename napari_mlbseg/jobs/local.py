@@ -45,6 +45,7 @@ class LocalJob:
         self._process: psutil.Process | None = None
         self._cancelled_at: float | None = None
         self._is_attached = False
+        self._is_observed = False
 
     @classmethod
     def create(
@@ -90,12 +91,16 @@ class LocalJob:
         return cls(folder)
 
     @classmethod
-    def attach(cls, path: str | os.PathLike[str]) -> LocalJob:
+    def attach(cls, path: str | os.PathLike[str], *, observe: bool = False) -> LocalJob:
         """A job that was started by another process; its events are read from the start.
 
-        A job on a cluster goes on there without the process here that asks for news: another one is started.
+        A job on a cluster goes on there without the process here that asks for news: another one is started. `observe`
+        a job that another process looks after: nothing is started, and nothing written into its folder.
         """
         job = cls(JobFolder(path))
+        if observe:
+            job._is_observed, job._state = True, JobState.RUNNING
+            return job
         job._process = _living_worker(job.folder)
         if job._process is None and job.folder.cluster_file.exists() and not _has_ended(job.folder):
             with suppress(OSError):  # then it is a job whose worker is gone
@@ -164,7 +169,7 @@ class LocalJob:
 
     def cancel(self) -> None:
         """Ask the worker to stop and keep what it has; `poll` ends one that does not answer in time."""
-        if self._state is JobState.RUNNING:
+        if self._state is JobState.RUNNING and not self._is_observed:
             self._state = JobState.CANCELLING
             self._cancelled_at = time.monotonic()
             try:
@@ -182,6 +187,8 @@ class LocalJob:
             write_atomically(self.folder.focus_file, json.dumps({"volume": volume, "slice": int(z)}))
 
     def _is_alive(self) -> bool:
+        if self._is_observed:
+            return True  # if not, who looks after it says so
         if self._popen is not None:
             return self._popen.poll() is None
         if self._process is None and self._is_attached:

@@ -12,7 +12,7 @@ from psygnal import Signal
 from napari_mlbseg.session import home
 from napari_mlbseg.session.autosave import Autosave
 from napari_mlbseg.session.marks import Acceptance, Provenance, SliceMarks, slice_digest
-from napari_mlbseg.session.records import SessionRecord
+from napari_mlbseg.session.records import SessionError, SessionRecord
 from napari_mlbseg.session.storage import SessionFolder
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.session.watcher import SliceWatcher
@@ -171,6 +171,11 @@ class KeptVolumes(ABC):
         """Whether nobody has chosen a place for it."""
         return self._autosave is None or home.is_unsaved(self._autosave.folder.path)
 
+    @property
+    def read_only(self) -> str:
+        """Why nothing is saved: who has the session open elsewhere, and what to do; empty if all is saved."""
+        return "" if self._autosave is None else self._autosave.read_only
+
     def save(self) -> None:
         """Write everything now; raises OSError or SessionError as `Autosave.flush`."""
         saver = self._saver()
@@ -214,7 +219,8 @@ class KeptVolumes(ABC):
             saver.abandon()
         saver.slice_changed.disconnect(self._on_slice_changed)
         saver.problem_changed.disconnect(self._on_problem)
-        if save and home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
+        is_ours = save and not saver.read_only
+        if is_ours and home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
             saver.folder.remove()
         self._volumes, self._marks = {}, {}
 
@@ -235,6 +241,10 @@ class KeptVolumes(ABC):
     def _marked(self, volume: AnnotatedVolume) -> None:
         self._saver().touch_record(wake=True)
         self.clean_changed.emit(volume.name)
+
+    def _refuse_read_only(self) -> None:
+        if self.read_only:
+            raise SessionError(self.read_only)
 
     def _touch_record(self) -> None:
         if self._autosave is not None:

@@ -11,6 +11,7 @@ from psygnal import Signal
 from napari_mlbseg.session.background import Background
 from napari_mlbseg.session.copying import ImageCopier
 from napari_mlbseg.session.kept import Change, Demand, Kept
+from napari_mlbseg.session.lock import SessionBusyError
 from napari_mlbseg.session.records import SessionError, SessionRecord
 from napari_mlbseg.session.registry import KeptRegistry
 from napari_mlbseg.session.storage import SessionFolder, content_hash
@@ -52,9 +53,10 @@ class Autosave:
         self._not_before = 0.0
         self._writing = False
         self._locked = False
+        self.read_only = ""  # why nothing is written: another program has the folder open
         self.is_awake = False  # whether a person did anything that is worth a folder
         self.problem = ""
-        self._problems = {"changes": "", "images": ""}
+        self._problems = {"lock": "", "changes": "", "images": ""}
         self._error: Exception | None = None
         self._demands: list[Demand] = []
         self.background = Background()
@@ -129,7 +131,7 @@ class Autosave:
             if time.monotonic() - now > _LOOK_SECONDS:
                 break
         self.background.poll()
-        if self.is_awake and not self._writing and now >= self._not_before:
+        if self.is_awake and not self._writing and not self.read_only and now >= self._not_before:
             self._begin_writing()
         if self.is_awake and self._locked:  # else nothing was ever worth a folder
             self._images.poll()
@@ -153,6 +155,9 @@ class Autosave:
         """
         wanted = [kept for kept in map(self.registry.get, images) if kept is not None]
         demand = Demand(wanted)
+        if self.read_only:
+            demand.error = SessionError(self.read_only)
+            return demand
         self._demands.append(demand)
         self._images.prefer(wanted)
         self._not_before, self.is_awake, self._record_is_stale = 0.0, True, True
@@ -177,6 +182,8 @@ class Autosave:
         SessionError
             If another window has the folder open.
         """
+        if self.read_only:
+            raise SessionError(self.read_only)
         self._not_before, self.is_awake = 0.0, True
         end = time.monotonic() + seconds
         self._record_is_stale = True
@@ -212,6 +219,12 @@ class Autosave:
         """The folder was locked for this process already."""
         self._locked = True
 
+    def only_read(self, busy: SessionBusyError) -> None:
+        """Write nothing, since another program has the folder open: what is painted stays in memory."""
+        self._locked = False
+        self.read_only = f"{busy} Until then you can look at it here, but nothing is saved and nothing can be trained."
+        self._say("lock", self.read_only)
+
     def move(self, folder: SessionFolder, keep: bool) -> None:
         """Go on in another folder, which must not be there yet.
 
@@ -228,8 +241,11 @@ class Autosave:
         """
         if not (self.background.flush(20.0) and self._images.pause(20.0)):
             raise TimeoutError(0, "the disk does not answer")
-        old = self.folder
-        if old.path.exists() and self._locked:  # a folder that was never ours holds nothing of this session
+        old, is_ours, keep = self.folder, self._locked, keep or bool(self.read_only)
+        if is_ours and not keep:
+            old.unlock()
+            self._locked = False  # it is taken again with the next change, if this fails
+        if old.path.exists() and (is_ours or self.read_only):  # another folder holds nothing of this session
             old.transfer(folder, keep)
         try:
             folder.lock()
@@ -237,9 +253,13 @@ class Autosave:
             if keep:
                 folder.remove()
             raise
-        if keep:
+        if is_ours:
             old.unlock()
-        self.registry.folder, self._locked, self._record_is_stale = folder, True, True
+        elif self.read_only:  # who has the other folder open goes on painting there
+            for kept in self.registry:
+                kept.dirty.update(range(kept.volume.n_slices) if kept.annotation else ())
+        self.registry.folder, self._locked, self._record_is_stale, self.read_only = folder, True, True, ""
+        self._say("lock", "")
 
     def _look(self, kept: Kept, seconds: float) -> None:
         for z, old, new in kept.watcher.look(seconds):
@@ -287,7 +307,7 @@ class Autosave:
         demands, self._demands = self._demands, []
 
         def write() -> None:
-            if not self._locked:
+            if not (self._locked and folder.is_locked):
                 folder.lock()
                 self._locked = True
             for change in changes:
@@ -309,6 +329,9 @@ class Autosave:
             for demand in demands:
                 demand.error = error
             self._record_is_stale, self._error = True, error
+            if isinstance(error, SessionBusyError):
+                self.only_read(error)
+                return
             self._not_before = time.monotonic() + _RETRY_SECONDS
             self._say("changes", self._sentence(error))
 
@@ -332,7 +355,7 @@ class Autosave:
 
     def _say(self, what: str, problem: str) -> None:
         self._problems[what] = problem
-        problem = self._problems["changes"] or self._problems["images"]
+        problem = next(filter(None, self._problems.values()), "")
         if problem != self.problem:
             self.problem = problem
             self.problem_changed.emit(problem)

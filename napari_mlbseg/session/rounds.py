@@ -84,10 +84,14 @@ class Round(Run):
     revision: int = 0
 
     @classmethod
-    def reopen(cls, folder: JobFolder, record: RoundRecord) -> Round:
-        """A round of an earlier process; raises OSError or ValueError if its request cannot be read."""
+    def reopen(cls, folder: JobFolder, record: RoundRecord, *, observe: bool = False) -> Round:
+        """A round of an earlier process; raises OSError or ValueError if its request cannot be read.
+
+        `observe` one that another process looks after.
+        """
         task = folder.open_task(folder.read_request())
-        reopened = cls(number=record.number, job=LocalJob.attach(folder.path), task=task, record=record)
+        job = LocalJob.attach(folder.path, observe=observe)
+        reopened = cls(number=record.number, job=job, task=task, record=record)
         reopened.scores = {(score.volume, score.slice): score for score in record.scores}
         for event in reopened.job.poll():
             reopened.take(event)

@@ -17,6 +17,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.session import home
 from napari_mlbseg.session.autosave import Autosave
+from napari_mlbseg.session.lock import SessionBusyError
 from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
 from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, VolumeRecord
@@ -106,8 +107,9 @@ class SegmentationSession(TrainedVolumes):
         self.round_shown.emit(past)
 
     def delete_round(self, number: int) -> None:
-        """Delete a round and its files; raises as `restore`."""
+        """Delete a round and its files; raises as `restore`, and SessionError if the session is only read."""
         self._refuse_while_running()
+        self._refuse_read_only()
         gone = self.round(number)
         self._shelf.remove(gone)
         path = gone.job.folder.path
@@ -165,25 +167,32 @@ class SegmentationSession(TrainedVolumes):
         ------
         RuntimeError
             If a training is running.
-        SessionError
-            If another window has it open.
+
+        Notes
+        -----
+        A session that another program has open can be looked at, see `read_only`.
         """
         self._refuse_while_running()
         config = TrainingConfig.parse(loaded.record.config)
+        is_locked, busy = False, None
         try:
             loaded.folder.lock()
             is_locked = True
+        except SessionBusyError as error:
+            busy = error
         except OSError:  # a folder that cannot be written: it can still be looked at, and painting goes on in memory
-            is_locked = False
+            pass
         self._let_go()
         self._use(loaded.folder)
         saver = self._saver()
         if is_locked:
             saver.holds_lock()
+        elif busy is not None:
+            saver.only_read(busy)
         self._marks = {each.volume.uid: each.marks for each in loaded.volumes}
         for each in loaded.volumes:
             saver.registry.adopt(each.volume, each.record.annotation, each.record.image)
-        self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored)
+        self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored, observe=busy is not None)
         self.left_out = list(loaded.record.left_out)
         self.detached = [volume for volume in loaded.record.volumes if not volume.attached]
         self._run = None
@@ -195,14 +204,15 @@ class SegmentationSession(TrainedVolumes):
             self._let_go(save=False)  # a record of half a session must not be written
             self._shelf.clear()
             raise
-        saver.touch_record(wake=True)
+        if busy is None:
+            saver.touch_record(wake=True)
         home.remember(loaded.folder.path)
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()
         self._appraise()
         last = self.current_round
-        if last is not None and not last.job.state.is_final:
+        if last is not None and not last.job.state.is_final and busy is None:
             self._begin_round(last)
         elif self.shown_round is not None:
             self.round_shown.emit(self.shown_round)

@@ -110,12 +110,23 @@ class RoundShelf:
         if self.restored is past:
             self.restored = None
 
-    def reopen(self, folder: SessionFolder, records: Collection[RoundRecord], restored: int | None) -> None:
-        """Take in the rounds of a session folder; records of those whose files cannot be read are kept."""
+    def reopen(
+        self,
+        folder: SessionFolder,
+        records: Collection[RoundRecord],
+        restored: int | None,
+        *,
+        observe: bool = False,
+    ) -> None:
+        """Take in the rounds of a session folder; records of those whose files cannot be read are kept.
+
+        `observe` if another program looks after them.
+        """
         self.clear()
         for record in records:
             try:
-                self.rounds.append(Round.reopen(JobFolder(folder.round_path(record.number)), record))
+                job_folder = JobFolder(folder.round_path(record.number))
+                self.rounds.append(Round.reopen(job_folder, record, observe=observe))
             except (OSError, ValueError, KeyError):  # never written, deleted, or its image lies elsewhere now
                 self.lost.append(record)
         self.restored = next((past for past in self.rounds if past.number == restored), None)

@@ -7,7 +7,7 @@
                 images/VOL.zarr        images that have no file of their own, one chunk a slice
                 rounds/001/...         job folders
                 checks/001/...         job folders of leave-one-clean-slice-out
-                lock                   {"pid": ..., "created": ..., "host": ...} of the process that has it open
+                lock, .lock            who has it open: see `napari_mlbseg.session.lock`
 
 A file is written to a temporary name, synchronised and renamed: a reader sees the old one or the new one. Nothing here
 is pickled.
@@ -16,20 +16,18 @@ is pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import socket
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from napari_mlbseg.jobs.arrays import create_array, open_array
 from napari_mlbseg.jobs.folder import JobFolder, write_atomically
+from napari_mlbseg.session.lock import LOCK_FILES, SessionLock
 from napari_mlbseg.session.records import SessionError, SessionRecord, parse_record
 
 if TYPE_CHECKING:
@@ -41,10 +39,6 @@ SUFFIX = ".mlbseg"
 _RECORD = "session.json"
 _HASHED_WHOLE = 2**26  # bytes of a file up to which all of it is read for its fingerprint
 _PIECE = 2**16
-
-
-#: Folders that sessions of this process have open.
-_OPEN: dict[Path, SessionFolder] = {}
 
 
 class SliceArray:
@@ -127,7 +121,7 @@ class SessionFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self.record_file = self.path / _RECORD
-        self.lock_file = self.path / "lock"
+        self._lock = SessionLock(self.path)
         self.rounds_path = self.path / "rounds"
         self.checks_path = self.path / "checks"
 
@@ -189,49 +183,23 @@ class SessionFolder:
     # -- one process at a time -----------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Take the folder for this session.
-
-        Raises
-        ------
-        SessionError
-            If another session has it open, in this process or another living one.
-        OSError
-            If the folder cannot be written.
-        """
-        if _OPEN.get(self.path, self) is not self:
-            raise SessionError(f"The session {self.path.name} is open in this program already: close it there first.")
-        holder = self._holder()
-        if holder is not None and holder != os.getpid():
-            raise SessionError(
-                f"The session {self.path.name} is open in another window (process {holder}): close it there first."
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        _OPEN[self.path] = self
-        me = {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
-        write_atomically(self.lock_file, json.dumps(me))
+        """Take the folder for this session; raises SessionBusyError or OSError as `SessionLock.acquire`."""
+        self._lock.acquire()
 
     def unlock(self) -> None:
         """Let go of the folder, if this session holds it."""
-        if _OPEN.get(self.path, self) is not self:
-            return
-        _OPEN.pop(self.path, None)
-        with suppress(OSError):
-            if self._holder() == os.getpid():
-                self.lock_file.unlink(missing_ok=True)
+        self._lock.release()
 
-    def _holder(self) -> int | None:
-        """Process that has the folder open, as far as this machine can tell; None if it is gone."""
-        try:
-            lock = json.loads(self.lock_file.read_text(encoding="utf-8"))
-            if lock["host"] != socket.gethostname():
-                return None  # nobody here can tell whether it lives: a crash there must not lock it for ever
-            process = psutil.Process(lock["pid"])
-            return process.pid if abs(process.create_time() - lock["created"]) < 1 else None
-        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-            return None
+    @property
+    def is_locked(self) -> bool:
+        """Whether this session holds the folder."""
+        return self._lock.is_held
 
     def transfer(self, target: SessionFolder, keep: bool) -> None:
-        """Move everything to another folder, or copy it there; raises OSError, and then nothing has changed."""
+        """Move everything to another folder, or copy it there, but for the lock, which must not be held to move it.
+
+        Raises OSError, and then nothing has changed.
+        """
         if not keep:
             try:
                 self.path.rename(target.path)
@@ -240,7 +208,8 @@ class SessionFolder:
                 pass
         temporary = target.path.with_name(f".{target.path.name}.{os.getpid()}.tmp")
         try:
-            shutil.copytree(self.path, temporary, copy_function=_second_name)
+            ignored = shutil.ignore_patterns(*LOCK_FILES)
+            shutil.copytree(self.path, temporary, copy_function=_second_name, ignore=ignored)
             temporary.rename(target.path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

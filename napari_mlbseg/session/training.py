@@ -162,6 +162,8 @@ class TrainedVolumes(KeptVolumes):
         ------
         TaskError
             If the session cannot be trained on yet; nothing was written.
+        SessionError
+            If another program has the session open.
         RuntimeError
             If a training is running.
         """
@@ -279,6 +281,7 @@ class TrainedVolumes(KeptVolumes):
         self._set_state(SessionState.RUNNING)
 
     def _prepare(self, task: SegmentationTask, launch: Launch) -> None:
+        self._refuse_read_only()
         self._beginning, self._why_not = Beginning(self, task, self._saver(), launch), None
         self._set_state(SessionState.PREPARING)
 

@@ -187,7 +187,7 @@ class RoundsPanel(Panel):
         idle, chosen = self._session.state is SessionState.IDLE, self.chosen()
         self.restore.setEnabled(idle and len(chosen) == 1)
         self.compare.setEnabled(self._pair() is not None)
-        self.delete.setEnabled(idle and bool(chosen))
+        self.delete.setEnabled(idle and bool(chosen) and not self._session.read_only)
         for button in (self.restore, self.compare, self.delete):
             button.setVisible(bool(self._session.rounds))
         self.check.setEnabled(idle and sum(len(volume.clean) for volume in self._session) >= FEWEST_TO_LEAVE_OUT)

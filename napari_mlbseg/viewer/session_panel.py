@@ -117,7 +117,9 @@ class SessionPanel(Panel):
 
     def _show(self, news: Any = None) -> None:
         session = self._controller.session
-        if session.is_unsaved:
+        if session.read_only:
+            words = f"<b>{session.folder.stem}</b>: only to look at. <b>Save as</b> makes a copy to go on with."
+        elif session.is_unsaved:
             words = "Not saved under a name yet. What you paint is kept all the same: see Recent."
         else:
             words = f"<b>{session.folder.stem}</b>: saved seconds after every stroke."
@@ -128,6 +130,7 @@ class SessionPanel(Panel):
     def _on_problem(self, sentence: str) -> None:
         self.problem.setText(sentence)
         self.problem.setVisible(bool(sentence))
+        self._show()
         if sentence:
             self.heading.setChecked(True)
 

@@ -146,8 +146,10 @@ def test_a_write_that_fails_before_the_slice_axis_changes_harms_nothing(saved, s
 def test_one_folder_belongs_to_one_session(saved, settle, tmp_path):
     saved.touch("heart")
     settle(saved)
-    with pytest.raises(SessionError, match="open in this program already"):
-        SegmentationSession().load(load_session(saved.folder))
+    other = SegmentationSession()
+    other.load(load_session(saved.folder))
+    assert "open in this program already" in other.read_only
+    other.close()
     first, second = SegmentationSession(), SegmentationSession()
     for session in (first, second):
         session.set_volume(make_volume())
@@ -316,7 +318,6 @@ def test_a_mark_without_a_stroke_is_an_answer_too(tmp_path):
     session.set_volumes(volumes)
     session.set_clean("a", 3, True)
     session.save()
-    session.set_volumes(volumes[1:])
     session.set_volumes([])
     session.close()
     again = reopen(tmp_path / "two.mlbseg")
@@ -325,11 +326,10 @@ def test_a_mark_without_a_stroke_is_an_answer_too(tmp_path):
     again.close()
 
 
-def test_a_session_of_which_everything_was_taken_out_opens_all_of_it(saved, settle, monkeypatch):
+def test_a_session_of_which_everything_was_taken_out_opens_all_of_it(saved, settle):
     saved.touch("heart")
     settle(saved)
     saved.set_volumes([])
-    monkeypatch.setattr("napari_mlbseg.session.registry._TOGETHER_SECONDS", 0.0)
     path = saved.folder
     saved.close()
     again = reopen(path)
