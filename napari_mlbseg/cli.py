@@ -124,7 +124,7 @@ def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts
 
 def _watch(job: Watchable) -> bool:
     """Show the job's progress until it ends; Ctrl+C asks it to stop and keep what it has. True if that happened."""
-    interrupted = False
+    interrupted, notes = False, list[str]()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("start", total=1.0)
@@ -133,12 +133,16 @@ def _watch(job: Watchable) -> bool:
                 for event in job.events():
                     if isinstance(event, events.Progress):
                         bar.update(line, completed=event.fraction, description=event.message or str(event.stage))
+                    elif isinstance(event, events.Metrics):
+                        notes += event.notes
                     elif isinstance(event, events.Finished):
                         bar.update(line, completed=1.0, description="done")
             except KeyboardInterrupt:
                 interrupted = True
                 job.cancel()
                 bar.update(line, description="stopping")
+    for note in notes:
+        print(f"napari-mlbseg: {note}", file=sys.stderr)
     return interrupted
 
 

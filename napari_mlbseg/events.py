@@ -104,7 +104,14 @@ class Metrics(_Event):
     """Figures about the job: seconds per stage, peak memory, choices that were made."""
 
     type: Literal["metrics"] = "metrics"
-    values: dict[str, float | int | str | None]
+    values: dict[str, float | int | str | None] = Field(
+        description="By name; under names that begin with note_, sentences for the person who started the job."
+    )
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the person who started the job."""
+        return [str(value) for name, value in self.values.items() if name.startswith("note_")]
 
 
 class HeldOut(_Event):

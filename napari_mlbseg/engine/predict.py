@@ -20,7 +20,7 @@ from napari_mlbseg.engine.pseudo_labels import ensemble, most_likely
 from napari_mlbseg.engine.results import ForgottenResults, MemoryResults, ResultArray, Results
 from napari_mlbseg.engine.shape_prior import ShapePrior
 from napari_mlbseg.engine.slice_statistics import slice_statistics
-from napari_mlbseg.engine.slices import WHOLE_SIDE, SliceStore, is_large, pad_to, round_up
+from napari_mlbseg.engine.slices import WHOLE_SIDE, SliceStore, is_large, no_data_note, pad_to, round_up
 from napari_mlbseg.engine.views import View, sample_views, warp
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
@@ -165,6 +165,8 @@ def predict(
     done = 0
     for volume in task.volumes:
         store = SliceStore(volume, loaded.config.context, target)
+        if store.no_data:
+            yield Metrics(values=no_data_note([store]))
         for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
             if stop():
                 yield Cancelled(seconds=time.monotonic() - start)

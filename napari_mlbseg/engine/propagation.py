@@ -25,6 +25,7 @@ from napari_mlbseg.engine.initial_labels import (
     is_interpolable,
     is_large,
 )
+from napari_mlbseg.engine.slices import Normalisation
 from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = ["SliceMotion", "improve", "labels_from_others", "optical_flow"]
@@ -136,8 +137,9 @@ class SliceMotion:
         self._first, self._last = volume.clean_slices[0], volume.clean_slices[-1]
         self._region = bounding_box(np.any(labels > 0, axis=0), _MARGIN)
         if self._region is not None:
-            path = range(self._first, self._last + 1)
-            self._images = torch.from_numpy(np.stack([_flow_image(volume, z)[self._region] for z in path]))[:, None]
+            path, normalise = range(self._first, self._last + 1), Normalisation(volume)
+            images = [_flow_image(volume, z, normalise)[self._region] for z in path]
+            self._images = torch.from_numpy(np.stack(images))[:, None]
             self._forward = _flows(self._images[1:], self._images[:-1])
             self._backward = _flows(self._images[:-1], self._images[1:])
 
@@ -291,9 +293,9 @@ def _flows(fixed: Tensor, moving: Tensor) -> Tensor:
     return torch.cat([optical_flow(f, m) for f, m in zip(fixed.split(n), moving.split(n), strict=True)])
 
 
-def _flow_image(volume: Volume, z: int) -> np.ndarray:
+def _flow_image(volume: Volume, z: int, normalise: Normalisation) -> np.ndarray:
     """First channel of a slice, finite and scaled to its own 1st to 99th percentile, lightly smoothed."""
-    image = np.nan_to_num(volume.image_slice(z)[0].astype(np.float32))
+    image = normalise(volume.image_slice(z))[0]
     low, high = np.percentile(image, [1, 99])
     scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     return ndimage.gaussian_filter(scaled, 1.0)

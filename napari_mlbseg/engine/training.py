@@ -29,6 +29,7 @@ from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
 from napari_mlbseg.engine.shape_prior import with_fitting_prior
+from napari_mlbseg.engine.slices import no_data_note
 from napari_mlbseg.engine.train import Focus
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
@@ -95,7 +96,8 @@ class Training:
     def initial_labels(self, known: Mapping[str, LabelStack | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config
-        yield Metrics(values={"device": describe_device(self._device), "warm_start": int(self._is_warm)})
+        facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
+        yield Metrics(values=facts | no_data_note(self._pool.stores))
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds

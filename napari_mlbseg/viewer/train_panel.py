@@ -52,6 +52,7 @@ class TrainPanel(Panel):
         self.rest.setToolTip(
             "Segment what there was no time for, with what was learnt and no time budget. Stop keeps what is there."
         )
+        self.notes = WrappedLabel()
         self.device = WrappedLabel()
         self.complaint = Complaint()
         self.advanced = Panel("Ad&vanced", folded=True)
@@ -62,7 +63,7 @@ class TrainPanel(Panel):
         self._on_config_changed(self._session.config)
         self._on_layers_changed()
         self._on_state_changed(self._session.state)
-        for widget in (self.stage, self.bar):
+        for widget in (self.stage, self.bar, self.notes):
             widget.hide()
 
     def _lay_out(self) -> None:
@@ -78,7 +79,7 @@ class TrainPanel(Panel):
         row.addWidget(self.curves)
         self.rows.addWidget(self.given_rows)
         self.rows.addLayout(row)
-        for widget in (self.stage, self.bar, self.rest, self.device, self.complaint, self.advanced):
+        for widget in (self.stage, self.bar, self.notes, self.rest, self.device, self.complaint, self.advanced):
             self.rows.addWidget(widget)
 
     def _connect(self) -> None:
@@ -182,14 +183,20 @@ class TrainPanel(Panel):
 
     def _on_started(self, started: Round | None = None) -> None:
         self._show_busy("Starting…")
+        self.notes.setText("")
+        self.notes.hide()
         self._config = started.task.config if started is not None else self._session.config
         self.device.setText(words.place(self._config))
         for event in started.events if started is not None else ():  # of a round that was found running
             self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Metrics) and "device" in event.values:  # it is chosen when torch has been loaded
-            self.device.setText(words.device(str(event.values["device"]), self._config.cluster))
+        if isinstance(event, Metrics):
+            if "device" in event.values:  # it is chosen when torch has been loaded
+                self.device.setText(words.device(str(event.values["device"]), self._config.cluster))
+            if event.notes:
+                self.notes.setText("\n".join(filter(None, [self.notes.text(), *event.notes])))
+                self.notes.show()
         elif isinstance(event, Progress):
             self.bar.setRange(0, 1000 if event.fraction else 0)  # at 0, as at the start: busy
             self.bar.setValue(round(1000 * event.fraction))

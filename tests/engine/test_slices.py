@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_mlbseg.engine.slices import Normalisation, SliceStore, pad_to, round_up
+from napari_mlbseg.engine.slices import Normalisation, SliceStore, no_data_note, pad_to, round_up
 from napari_mlbseg.task import Volume
 
 CPU = torch.device("cpu")
@@ -127,3 +127,83 @@ def test_many_volumes_share_what_is_cached(n_volumes, kept):
     store = SliceStore(volume(noise(100, 4, 4)), 0, CPU, n_volumes)
     first = [store[z] for z in range(100)]
     assert sum(store[z] is first[z] for z in reversed(range(100))) == kept
+
+
+def two_classes(share: float) -> np.ndarray:
+    """Labels (8, 64, 64) whose classes 1 and 2 fill this share of the volume together."""
+    labels = np.zeros((8, 64, 64), np.uint8)
+    rows = round(64 * share**0.5)
+    labels[:, :rows, :rows] = 1
+    labels[:, : rows // 2, :rows] = 2
+    return labels
+
+
+def seen(image: np.ndarray, labels: np.ndarray, clean: bool = False) -> list[float]:
+    """What a network sees of background and both classes, on average."""
+    stack = Volume("v", image, labels, np.full(len(image), clean))
+    store = SliceStore(stack, 0, CPU)
+    shown = np.stack([store[z][0].numpy() for z in range(len(image))])
+    assert np.isfinite(shown).all()
+    return [float(shown[labels == k].mean()) for k in range(3)]
+
+
+def blur(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 8, shape)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("levels", [(0, 500, 1000), (100, 600, 1100), (1e-8, 1.6e-8, 2.2e-8), (1000, 600, 100)])
+def test_structures_of_less_than_half_a_percent_are_told_apart(levels, clean):
+    labels = two_classes(0.004)
+    image = np.asarray(levels, np.float64)[labels] * (1 + 0.02 * blur(labels.shape) / 8)
+    background, first, second = seen(image, labels, clean)
+    assert abs(first - background) > 1
+    assert abs(second - first) > 1
+
+
+@pytest.mark.parametrize("value", [-3.4028235e38, 3.4e38, -1e31, 65535 * 1e4, -1e7])
+def test_a_border_of_no_data_changes_nothing_elsewhere(value):
+    labels = two_classes(0.3)
+    image = np.array([100.0, 160, 220])[labels] + blur(labels.shape)
+    plain = seen(image, labels)
+    bordered = image.copy()
+    bordered[:, :, 52:] = value
+    stack = Volume("scan", bordered, labels, np.zeros(8, bool))
+    store = SliceStore(stack, 0, CPU)
+    assert not store[3][:, :, 52:].any()
+    assert seen(bordered, labels)[1:] == pytest.approx(plain[1:], abs=0.25)
+    assert f"'scan': {value:g}" in no_data_note([store])["note_no_data"]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_the_end_of_a_number_type_is_no_data_where_it_lies_apart(dtype):
+    labels = two_classes(0.3)
+    image = (np.array([1000.0, 1600, 2200])[labels] + blur(labels.shape)).astype(dtype)
+    image[:, :, 60:] = np.iinfo(dtype).max
+    assert SliceStore(Volume("v", image, labels, np.zeros(8, bool)), 0, CPU).no_data == [np.iinfo(dtype).max]
+
+
+@pytest.mark.parametrize("levels", [(0, 255, 255), (0, 128, 255), (0, 1, 65535)])
+def test_few_grey_levels_are_all_data(levels):
+    labels = two_classes(0.3)
+    image = np.asarray(levels, np.uint16)[labels]
+    assert SliceStore(Volume("v", image, labels, np.zeros(8, bool)), 0, CPU).no_data == []
+
+
+def test_what_is_painted_is_data_however_far_outside_it_lies():
+    labels = two_classes(0.05)
+    image = np.where(labels == 2, 1e6, 100 + blur(labels.shape))
+    assert SliceStore(Volume("v", image, labels, np.zeros(8, bool)), 0, CPU).no_data == [1e6]
+    painted = SliceStore(Volume("v", image, labels, np.ones(8, bool)), 0, CPU)
+    assert painted.no_data == []
+    assert float(painted[0][0][labels[0] == 2].min()) > 5
+
+
+def test_a_single_painted_lesion_is_not_cut_off():
+    labels = np.zeros((8, 256, 256), np.uint8)
+    labels[3, 100:103, 100:103] = 1
+    image = np.where(labels > 0, 5000.0, 100 + blur(labels.shape))
+    image[5, 7, 7] = 1e5  # a hot pixel
+    clean = np.zeros(8, bool)
+    clean[3] = True
+    assert Normalisation(Volume("v", image, labels, clean)).limits[1, 0] == pytest.approx(5000)
