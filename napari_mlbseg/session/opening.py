@@ -17,7 +17,16 @@ from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError
 from napari_mlbseg.session.storage import SessionFolder, content_hash
 from napari_mlbseg.session.volume import AnnotatedVolume, ImageSource
 
-__all__ = ["AT_ONCE", "LoadedSession", "LoadedVolume", "image_path", "load_session", "missing_images"]
+__all__ = [
+    "AT_ONCE",
+    "LoadedSession",
+    "LoadedVolume",
+    "image_path",
+    "load_session",
+    "missing_images",
+    "read_annotation",
+    "read_marks",
+]
 
 #: Volumes whose images are in memory, and in a window are layers, at the same time; of the others, each is read when a
 #: person turns to it.
@@ -135,11 +144,11 @@ def _load_volume(
         )
     if record.image.kind != "embedded" and record.image.content and content_hash(path) != record.image.content:
         notes.append(f"The image {path} is not the file of then: check that your labels still fit it.")
-    marks = {axis: _marks(saved) for axis, saved in record.marks.items()}
+    marks = read_marks(record)
     volume = AnnotatedVolume(
         name=record.name,
         image=image,
-        annotation=_read_annotation(folder, record),
+        annotation=read_annotation(folder, record),
         slice_axis=record.slice_axis,
         channel_axis=record.channel_axis,
         spacing=record.spacing,
@@ -182,7 +191,8 @@ def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, Fi
     return FileArray(FileSource.of(path, "layer", data, image.channel)) if forget else data, grid
 
 
-def _read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:
+def read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:
+    """What was painted on a volume; raises SessionError if it cannot be read."""
     if not record.annotation:
         return np.broadcast_to(np.uint8(0), record.shape)
     array = folder.array(record.annotation, record.slice_axis)
@@ -195,6 +205,11 @@ def _read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:
     if pixels.shape != record.shape:
         raise SessionError(f"The annotation {array.path} has shape {_by(pixels.shape)}: restore it from a backup.")
     return pixels
+
+
+def read_marks(record: VolumeRecord) -> dict[int, SliceMarks]:
+    """What was said of a volume's slices, for each slice axis."""
+    return {axis: _marks(saved) for axis, saved in record.marks.items()}
 
 
 def _marks(saved: MarksRecord) -> SliceMarks:

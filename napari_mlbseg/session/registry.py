@@ -86,8 +86,18 @@ class KeptRegistry:
         annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
         kept = Kept(SliceWatcher(volume), annotation, layout_of(volume))
         if volume.source is None:
-            kept.embedded = self._free_path("images", volume.name)
+            self._embed(kept)
         return kept
+
+    def _embed(self, kept: Kept) -> None:
+        """Keep a copy of an image that has no file; one that was made for another annotation of it serves both."""
+        volume = kept.volume
+        copies = (k for k in self if k.embedded and k.volume.image is volume.image)
+        twin = next((k for k in copies if k.volume.slice_axis == volume.slice_axis), None)
+        if twin is None:
+            kept.embedded = self._free_path("images", volume.name)
+        else:
+            kept.embedded, kept.copied, kept.copied_from = twin.embedded, twin.copied, twin.copied_from
 
     def _go_on(self, kept: Kept, volume: AnnotatedVolume) -> None:
         """The same volume, perhaps with other pixels, another type or another slice axis."""

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from psygnal import Signal
@@ -18,9 +19,11 @@ from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.session import home
 from napari_mlbseg.session.autosave import Autosave
 from napari_mlbseg.session.lock import SessionBusyError
+from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.opening import LoadedSession
 from napari_mlbseg.session.recording import make_record
 from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, VolumeRecord
+from napari_mlbseg.session.restoring import RemovedAnnotation, RestoredAnnotation, removed_annotations
 from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.session.storage import SUFFIX, SessionFolder
 from napari_mlbseg.session.suggest import Suggestion
@@ -57,6 +60,28 @@ class SegmentationSession(TrainedVolumes):
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
         return self._shelf.suggestions(self._volumes[name], self.painted_slices(name) - self.accepted_slices(name))
+
+    def removed_annotations(self, name: str) -> list[RemovedAnnotation]:
+        """Annotations of a volume's image that are part of the session no more, the one that went last at the end."""
+        return removed_annotations(self, self._volumes[name])
+
+    def take_back(self, restored: RestoredAnnotation, volume: AnnotatedVolume) -> None:
+        """Know again what an earlier process removed, so that its volume can be part of the session.
+
+        Parameters
+        ----------
+        restored : RestoredAnnotation
+        volume : AnnotatedVolume
+            What it is part of now, of the same image.
+        """
+        self._marks[restored.uid] = restored.marks
+        record = restored.record
+        if record is not None:
+            painted = replace(volume, uid=restored.uid, annotation=restored.pixels, slice_axis=record.slice_axis)
+            painted = replace(
+                painted, is_annotated=True, marks=restored.marks.setdefault(record.slice_axis, SliceMarks())
+            )
+            self._saver().registry.adopt(painted, record.annotation, record.image)
 
     # -- rounds --------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from napari_mlbseg.viewer.binding import (
     current_slice,
     default_slice_axis,
     is_result,
+    make_annotation,
     matching_annotation,
     show_slice,
     spatial_shape,
@@ -39,6 +40,8 @@ from napari_mlbseg.viewer.study import Study
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
+
+    from napari_mlbseg.session.restoring import RemovedAnnotation, RestoredAnnotation
 
 __all__ = ["DockController"]
 
@@ -183,6 +186,31 @@ class DockController:
         self._known.remove(binding)
         if all(known.image != binding.image for known in self._known):  # napari connects a slot once
             binding.image.events.name.disconnect(self._on_renamed)
+
+    def removed_annotation(self, binding: VolumeBinding) -> RemovedAnnotation | None:
+        """The annotation of an image that went last and has no layer any more; None without one."""
+        if binding.image.name not in self.session:
+            return None
+        shown = [layer.data for layer in self.viewer.layers if isinstance(layer, Labels)]
+        gone = reversed(self.session.removed_annotations(binding.image.name))
+        return next((removed for removed in gone if not any(removed.pixels is data for data in shown)), None)
+
+    def annotate_with(self, binding: VolumeBinding, restored: RestoredAnnotation) -> None:
+        """Have an image annotated as it was once. What is painted on it now keeps its layer."""
+        volume = self.session.volume_of(binding.uid)
+        if binding not in self.bindings or volume is None:
+            return  # it was taken out meanwhile
+        self.session.take_back(restored, volume)
+        annotation = make_annotation(binding.image, restored.pixels)
+        with self.layers_are_ours():
+            self.viewer.add_layer(annotation)
+        again = self.know(VolumeBinding(binding.image, annotation, marks=restored.marks, uid=restored.uid))
+        again.initial_labels, again.given = binding.initial_labels, binding.given
+        self.bindings[self.bindings.index(binding)] = again
+        self.sync()
+        self.viewer.layers.selection.active = annotation
+        if self.results.shown_round is not None:
+            self._on_round_shown(self.results.shown_round)
 
     # -- the slice in view ---------------------------------------------------------------------------------------
 

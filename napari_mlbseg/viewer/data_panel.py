@@ -26,6 +26,7 @@ class VolumeRow(QFrame):
 
     changed = Signal()
     new_wanted = Signal()
+    restore_wanted = Signal()
     removal_wanted = Signal()
 
     def __init__(self, removable: bool) -> None:
@@ -41,7 +42,8 @@ class VolumeRow(QFrame):
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("&Image", _beside(self.image, self.remove))
-        form.addRow("&Annotation", _beside(self.annotation, self.new))
+        self.restore = QPushButton("Restore")
+        form.addRow("&Annotation", _beside(self.annotation, self.new, self.restore))
         form.labelForField(form.itemAt(0, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.image)
         form.labelForField(form.itemAt(1, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.annotation)
         self.image.setAccessibleName("Image")
@@ -49,6 +51,7 @@ class VolumeRow(QFrame):
         self.image.layer_chosen.connect(self._on_chosen)
         self.annotation.layer_chosen.connect(self._on_chosen)
         self.new.clicked.connect(self.new_wanted)
+        self.restore.clicked.connect(self.restore_wanted)
         self.remove.clicked.connect(self.removal_wanted)
 
     def _on_chosen(self, layer: object) -> None:
@@ -112,6 +115,11 @@ class DataPanel(Panel):
         self._controller.viewer.layers.selection.active = annotation
         annotation.mode = "paint"
 
+    def _on_restore(self) -> None:
+        shown, row = self._shown(), self.volume_rows.index(self.sender())
+        if row < len(shown):
+            self._controller.files.restore_annotation(shown[row])
+
     def _on_add(self) -> None:
         image = self._unused_images()[0]
         pairs = [(b.image, b.annotation) for b in self._controller.bindings]
@@ -145,10 +153,16 @@ class DataPanel(Panel):
             self._fill(row, bindings[number] if bindings else None, unused)
         self._show_axes(bindings[0] if bindings else None)
         nothing = "Choose an image." if unused else "Open an image, or File > Open Sample."
-        problems = [_problem(binding.image) for binding in bindings] or [nothing]
+        problems = [_problem(binding.image) or self._loss(binding) for binding in bindings] or [nothing]
         problem = next(filter(None, problems), "")
         self.problem.setText(problem)
         self.problem.setVisible(bool(problem))
+
+    def _loss(self, binding: VolumeBinding) -> str:
+        """That an annotation was deleted and nothing has taken its place; empty if not."""
+        if binding.annotation is not None or self._controller.removed_annotation(binding) is None:
+            return ""
+        return f"The annotation of '{binding.image.name}' was deleted. What you painted is kept: press Restore."
 
     def _have_rows(self, number: int) -> None:
         while len(self.volume_rows) > number:
@@ -160,6 +174,7 @@ class DataPanel(Panel):
             row = VolumeRow(removable=bool(self.volume_rows))
             row.changed.connect(self._on_row_changed)
             row.new_wanted.connect(self._on_new)
+            row.restore_wanted.connect(self._on_restore)
             row.removal_wanted.connect(self._on_removal)
             self.rows.insertWidget(len(self.volume_rows), row)
             self.volume_rows.append(row)
@@ -174,6 +189,13 @@ class DataPanel(Panel):
             row.image.set_choices([binding.image, *unused], binding.image)
             row.annotation.set_choices(labels, binding.annotation)
         row.new.setEnabled(binding is not None)
+        removed = self._controller.removed_annotation(binding) if binding is not None else None
+        row.restore.setVisible(removed is not None)
+        if removed is not None:
+            row.restore.setToolTip(
+                "Bring back what was painted on this image before, with its marks: "
+                f"{removed.n_painted} painted slices, {removed.n_clean} clean ones."
+            )
 
     def _unused_images(self) -> list[Image]:
         used = [binding.image for binding in self._controller.bindings]
@@ -203,10 +225,11 @@ def _problem(image: Image) -> str:
     return ""
 
 
-def _beside(left: QWidget, right: QWidget) -> QWidget:
+def _beside(left: QWidget, *others: QWidget) -> QWidget:
     both = QWidget()
     row = QHBoxLayout(both)
     row.setContentsMargins(0, 0, 0, 0)
     row.addWidget(left, stretch=1)
-    row.addWidget(right)
+    for other in others:
+        row.addWidget(other)
     return both

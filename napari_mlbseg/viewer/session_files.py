@@ -93,6 +93,16 @@ class SessionFiles:
         """Keep the session in another folder from now on."""
         self._try(lambda: self._controller.session.save_as(path))
 
+    def restore_annotation(self, binding: VolumeBinding) -> None:
+        """Bring back the annotation of an image that was deleted, with its clean marks; it is read in a thread."""
+        removed = self._controller.removed_annotation(binding)
+        if removed is not None and not self.is_busy:
+            self._in_thread(
+                f"Restoring the annotation of {binding.image.name}…",
+                removed.read,
+                lambda restored: self._controller.annotate_with(binding, restored),
+            )
+
     def export(self, out: Path) -> None:
         """Write annotation and results as image files into a new folder within `out`, in a thread."""
         from napari_mlbseg.session.exporting import export_session  # brings nibabel and tifffile

@@ -1,0 +1,63 @@
+"""An annotation layer is deleted by mistake: what was painted comes back, at once and in the session opened again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_mlbseg.session.storage import SessionFolder
+
+pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
+
+
+def _delete_annotation(viewer, dock, wait_for) -> None:
+    viewer.layers.remove(viewer.layers["heart annotation"])
+    wait_for(lambda: dock.controller.current.annotation is None)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_again(heart, wait_for, anew):
+    viewer, dock, annotation = heart
+    controller, path = dock.controller, dock.controller.session.folder
+    assert not dock.data.volume_rows[0].restore.isVisible()
+    annotation.data[3, 10:20, 10:20] = 2
+    controller.mark_clean(True, 3)
+    controller.session.save()
+    painted = annotation.data.copy()
+    _delete_annotation(viewer, dock, wait_for)
+    assert "press Restore" in dock.data.problem.text()
+    assert controller.clean_slices(controller.current) == set()
+    if anew:
+        dock.data.volume_rows[0].new.click()
+        viewer.layers["heart annotation"].data[5, 10:20, 10:20] = 1
+        controller.session.touch("heart", 5)
+
+    def restore() -> None:
+        row = dock.data.volume_rows[0]
+        assert row.restore.isVisible()
+        row.restore.click()
+        wait_for(lambda: (layer := controller.current.annotation) and np.array_equal(layer.data, painted))
+        assert controller.clean_slices(controller.current) == {3}
+        assert not row.restore.isVisible(), "nothing is missing any more"
+        assert dock.data.problem.text() == ""
+
+    restore()
+    if anew:
+        (other,) = (layer for layer in viewer.layers if "annotation" in layer.name and layer.data[5].any())
+        viewer.layers.remove(other)
+        wait_for(dock.data.volume_rows[0].restore.isVisible)
+        return
+    _delete_annotation(viewer, dock, wait_for)
+    controller.session.save()
+    assert len(list(path.glob("images/*"))) == 1, "the image is copied once"
+    viewer.layers.clear()
+    wait_for(lambda: not controller.bindings)
+    elsewhere = path.with_name("again.mlbseg")
+    controller.session.save_as(elsewhere)
+    controller.session.close()
+    assert [volume.attached for volume in SessionFolder(elsewhere).read().volumes] == [True, False]
+    dock.session.open_session(elsewhere)
+    wait_for(lambda: "heart" in viewer.layers)
+    restore()
+    controller.session.save()
+    assert [volume.attached for volume in SessionFolder(elsewhere).read().volumes] == [True]
