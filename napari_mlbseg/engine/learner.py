@@ -20,6 +20,7 @@ from napari_mlbseg.engine.pixel_weights import (
     logit_difference,
     logit_tangent,
     normalised_weights,
+    same_rounding,
     virtual_parameters,
 )
 from napari_mlbseg.engine.pseudo_labels import consistency_loss, ensemble, hard_labels, project_labels, teacher_loss
@@ -78,6 +79,7 @@ class Learner:
         self.parameters = dict(self.student.named_parameters())
         self.generator = torch.Generator(device).manual_seed(config.seed)  # of the noise that the teacher sees
         self._optimiser = _build_optimiser(config, self.student)
+        self._is_in_full_precision: bool | None = None  # the student's own pass: measured once
 
     def set_learning_rate(self, rate: float) -> None:
         """Learning rate of the steps that follow."""
@@ -154,12 +156,15 @@ class Learner:
     def tangent(self, x: Tensor, direction: Gradients, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits of what the network sees, `x`, and their derivative along a step in `direction`, (B, K, H, W) each.
 
-        `logits` are the student's, where they are known: they may save a pass.
+        `logits` are the student's, where they are known: they save a pass if that one was in full precision. Half
+        precision and TF32, which CUDA takes unasked, would drown the difference in their rounding.
         """
         along = self._as_step(direction)
         if self.config.tangent == "exact":
             return logit_tangent(self.student, self.parameters, x, along)
-        known = None if self._is_half_precision else logits
+        if logits is not None and self._is_in_full_precision is None:
+            self._is_in_full_precision = same_rounding(self.student, self.parameters, x, logits)
+        known = logits if self._is_in_full_precision else None
         return logit_difference(self.student, self.parameters, x, along, known)
 
     def after_step(self, x: Tensor, direction: Gradients) -> Tensor:

@@ -39,11 +39,14 @@ __all__ = [
     "logit_difference",
     "logit_tangent",
     "normalised_weights",
+    "same_rounding",
     "virtual_parameters",
 ]
 
 #: Length of the step of a difference, in lengths of the parameters: longer ones bend, shorter ones drown in rounding.
 _STEP = 1e-5
+#: Largest difference of two passes in full precision, in sizes of the logits. Those of TF32 differ by 1e-4 and more.
+_ROUNDING = 1e-6
 
 
 class PixelWeights(NamedTuple):
@@ -118,7 +121,7 @@ def logit_difference(
     network, parameters, x, direction
         As in `logit_tangent`.
     logits : Tensor, (B, K, H, W), optional
-        The network's, where they are known in full precision: a pass less.
+        The network's, where they are known in full precision (see `same_rounding`): a pass less.
     """
     with _in_full_precision(x.device):
         if logits is None:
@@ -129,6 +132,13 @@ def logit_difference(
         step = _STEP * _length(parameters) / length
         moved = {name: value.detach() - step * direction[name] for name, value in parameters.items()}
         return logits, (logits - _logits_at(network, moved, x)) / step
+
+
+def same_rounding(network: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, logits: Tensor) -> bool:
+    """Whether `logits` of `x` are those of a pass in full precision: differences are taken between such only."""
+    with _in_full_precision(x.device):
+        exact = _logits_at(network, {name: value.detach() for name, value in parameters.items()}, x)
+    return bool((exact - logits).abs().max() <= _ROUNDING * exact.abs().max())
 
 
 def _logits_at(network: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
