@@ -39,9 +39,11 @@ from napari_mlbseg.config import PRESETS, Device, TrainingConfig
 from napari_mlbseg.engine.metrics import compare_labels
 from napari_mlbseg.io.files import SUFFIXES, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
+from napari_mlbseg.io.orientation import on_grid_of, turn_note
 from napari_mlbseg.io.volumes import (
     TRAINED_FILES,
     FileVolume,
+    slice_facts,
     write_job_results,
     write_report,
 )
@@ -86,7 +88,7 @@ def _train(options: argparse.Namespace, start: float) -> int:
     for note in (note for volume in volumes for note in volume.notes):
         print(f"napari-mlbseg: {note}", file=sys.stderr)
     job = LocalJob.create(out, _with_time_to_write(task, start), previous=previous)
-    return _run(job, volumes, TRAINED_FILES, slice_axis=options.slice_axis, config=config.model_dump(mode="json"))
+    return _run(job, volumes, TRAINED_FILES, config=config.model_dump(mode="json"))
 
 
 def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTask:
@@ -109,6 +111,7 @@ def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts
     if job.state is JobState.CREATED:
         job.start()
     interrupted = _watch(job)
+    facts |= slice_facts(volumes)
     outcome = job.folder.events()[-1]
     report = job.folder.path / "report.json"
     if isinstance(outcome, events.Failed):
@@ -151,16 +154,14 @@ def _watch(job: Watchable) -> bool:
 
 def _evaluate(options: argparse.Namespace, start: float) -> int:
     prediction, reference = read_labels(options.prediction), read_labels(options.reference)
-    if prediction.stack_shape != reference.stack_shape:
-        raise InputError(
-            f"{options.prediction} has shape {prediction.stack_shape} but {options.reference} has "
-            f"{reference.stack_shape}: give two segmentations of one image."
-        )
+    on_reference, turn = on_grid_of(reference, prediction)
+    if note := turn_note(reference, prediction, turn):
+        print(f"napari-mlbseg: {note}", file=sys.stderr)
     given = slice_axis_option(options.slice_axis)
     axis = default_slice_axis(reference) if given is None else given
     exclude = slice_numbers(options.exclude, "--exclude")
     scores = compare_labels(
-        to_slices(prediction, axis), to_slices(reference, axis), slice_spacing(reference, axis), exclude=exclude
+        to_slices(on_reference, axis), to_slices(reference, axis), slice_spacing(reference, axis), exclude=exclude
     )
     classes = {str(value): _finite(asdict(of_class)) for value, of_class in scores.items()}
     print(json.dumps({"classes": classes, "unit": reference.unit, "slice_axis": axis, "exclude": exclude}, indent=2))

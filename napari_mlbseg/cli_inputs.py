@@ -78,13 +78,13 @@ def training_config(
     return TrainingConfig.from_preset(preset, **overrides)
 
 
-def trained_slice_axis(round_path: Path) -> str:
-    """The option --slice-axis of the training, as its report tells."""
+def trained_slice_axis(round_path: Path) -> int | None:
+    """The slice axis of a training as its report tells; None where it tells none or ``auto``."""
     try:
-        report = json.loads((round_path / "report.json").read_text(encoding="utf-8"))
-        return str(report.get("slice_axis", "auto"))
+        axis = json.loads((round_path / "report.json").read_text(encoding="utf-8")).get("slice_axis")
+        return None if axis in (None, "auto") else int(axis)
     except (OSError, ValueError):
-        return "auto"
+        return None
 
 
 def device_option(text: str) -> str:

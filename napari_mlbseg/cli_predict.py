@@ -33,7 +33,14 @@ from napari_mlbseg.cli_inputs import (
 )
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.io.study import name_of, study_images
-from napari_mlbseg.io.volumes import PREDICTED_FILES, FileVolume, load_volume, write_job_results, write_report
+from napari_mlbseg.io.volumes import (
+    PREDICTED_FILES,
+    FileVolume,
+    load_volume,
+    slice_facts,
+    write_job_results,
+    write_report,
+)
 from napari_mlbseg.jobs.folder import JobFolder, safe_name, write_atomically
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask
@@ -53,16 +60,19 @@ class _Model:
     class_values: tuple[int, ...]
     channels: int
     config: TrainingConfig
-    slice_axis: str
+    slice_axis: int | None  # of the images' files; None: as `slice_direction`, or as each image suggests
+    slice_direction: str
 
     def volume_of(self, image: Path) -> FileVolume:
         """The image as a volume; raises InputError if the model was made for another kind."""
-        volume = load_volume(image, slice_axis=slice_axis_option(self.slice_axis))
+        volume = load_volume(image, slice_axis=self.slice_axis, slice_direction=self.slice_direction)
         if volume.volume.n_channels != self.channels:
             raise InputError(
                 f"'{volume.volume.name}' has {volume.volume.n_channels} channels but the model was trained on "
                 f"{self.channels}: give images of the same kind."
             )
+        for note in volume.notes:
+            print(f"napari-mlbseg: {note}", file=sys.stderr)
         return volume
 
     def job(self, out: Path, volume: FileVolume) -> LocalJob:
@@ -88,20 +98,24 @@ def predict(options: argparse.Namespace, run: Callable[..., int]) -> int:
     if len(images) > 1:
         return _Study(model, images, out).run(at_once)
     volume = model.volume_of(images[0])
-    return run(model.job(out, volume), [volume], PREDICTED_FILES, slice_axis=model.slice_axis)
+    return run(model.job(out, volume), [volume], PREDICTED_FILES)
 
 
 def _model(options: argparse.Namespace, out: Path, cluster: str) -> _Model:
     folder = JobFolder(trained_round(options.round, out))
     info = json.loads(folder.model_info_file.read_text(encoding="utf-8"))
     device = options.device if cluster else device_option(options.device)
+    axis, direction = slice_axis_option(options.slice_axis), str(info.get("slice_direction", ""))
+    if axis is None and not direction:  # its volumes lay along several, or nobody wrote it down
+        axis = trained_slice_axis(folder.path)
     return _Model(
         folder=folder.path,
         digest=hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
         class_values=tuple(info["class_values"]),
         channels=info["image_channels"],
         config=TrainingConfig.parse(info["config"]).updated(device=device, cluster=cluster),
-        slice_axis=options.slice_axis if options.slice_axis != "auto" else trained_slice_axis(folder.path),
+        slice_axis=axis,
+        slice_direction=direction,
     )
 
 
@@ -186,13 +200,13 @@ class _Study:
 
     def _facts(self, item: _Item) -> dict[str, Any]:
         """What a prediction was made from."""
-        stat = item.image.stat()
+        stat, axis = item.image.stat(), self._model.slice_axis
         return {
             "image": str(item.image),
             "bytes": stat.st_size,
             "modified": stat.st_mtime_ns,
             "model": self._model.digest,
-            "slice_axis": self._model.slice_axis,
+            "slice_axis": self._model.slice_direction or "auto" if axis is None else str(axis),
         }
 
     def _start(self, item: _Item) -> None:
@@ -227,7 +241,9 @@ class _Study:
                 for path in write_job_results(item.job.folder, [item.volume], PREDICTED_FILES):
                     print(path, flush=True)
                 item.outcome = "finished"
-            write_report(item.folder / "report.json", item.job.folder, of=self._facts(item))
+            write_report(
+                item.folder / "report.json", item.job.folder, of=self._facts(item), **slice_facts([item.volume])
+            )
         except OSError as error:
             item.fail(str(error))
         item.job = item.volume = None

@@ -48,6 +48,9 @@ class Volume:
         A stack of unrelated 2D images: nothing is interpolated or propagated between neighbours.
     focus : int, optional
         Slice that the user looks at: predicted first.
+    slice_direction : str
+        Where the slice axis lies along in the world, ``"x"``, ``"y"``, ``"z"`` or another letter of the image's axes;
+        empty: nobody said so.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Volume:
     unit: str = "pixel"
     independent_slices: bool = False
     focus: int | None = None
+    slice_direction: str = ""
 
     @property
     def n_slices(self) -> int:
@@ -131,6 +135,12 @@ class SegmentationTask:
     def n_channels(self) -> int:
         """Number of image channels, the same in every volume."""
         return self.volumes[0].n_channels
+
+    @property
+    def slice_direction(self) -> str:
+        """Where the slices of all volumes lie along in the world; empty where they differ."""
+        directions = {volume.slice_direction for volume in self.volumes}
+        return directions.pop() if len(directions) == 1 else ""
 
     def class_indices(self, labels: np.ndarray) -> np.ndarray:
         """Label numbers -> class indices 0..K-1 (int64); numbers outside `class_values` become background."""

@@ -78,7 +78,7 @@ BAD = {
     "nothing painted": ({"--clean": "0"}, "Nothing is painted on the clean slices"),
     "labels of another shape": (
         {"--labels": "labels_of_another_shape.nii.gz"},
-        "have shape 47 x 40 x 24 but the image .* has 48 x 40 x 24",
+        r"has 47 \(i\) x 40 \(j\) x 24 \(k\) voxels but scan.nii.gz has 48 \(i\)",
     ),
     "clean slice outside": ({"--clean": "6,24"}, "Slice 24 is given as clean but 'scan' has slices 0 to 23"),
     "clean slice below": ({"--clean": "6,-1"}, "Slice -1 is given as clean"),
@@ -180,6 +180,7 @@ def worker(monkeypatch):
                     array[z] = volume.label_slice(z) if array.ndim == 3 else np.stack([volume.label_slice(z)] * 2)
         config = task.config.model_dump(mode="json")
         model = {"class_values": task.class_values, "image_channels": task.n_channels, "config": config}
+        model["slice_direction"] = task.slice_direction
         job.folder.model_file.touch()
         job.folder.model_info_file.write_text(json.dumps(model))
         for event in (
@@ -226,15 +227,32 @@ def test_train_writes_results_in_the_space_of_the_image_and_a_report(files, work
 
 
 @pytest.mark.parametrize("option", ["--labels", "--initial-labels"])
-def test_labels_that_lie_elsewhere_are_told_but_taken(files, worker, monkeypatch, tmp_path, capsys, option):
+def test_labels_that_lie_elsewhere_are_refused(files, monkeypatch, tmp_path, capsys, option):
     monkeypatch.chdir(files)
     moved = AFFINE.copy()
     moved[2, 3] += 5
     labels = nibabel.load(files / "scan_label.nii.gz")
     nibabel.Nifti1Image(np.asarray(labels.dataobj), moved).to_filename(tmp_path / "moved.nii.gz")
-    assert cli.main(arguments({option: str(tmp_path / "moved.nii.gz"), "--out": str(tmp_path / "out")})) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("napari-mlbseg:")]
-    assert re.search(r"moved.nii.gz places its voxels elsewhere than scan.nii.gz .*2\.\d+ voxels.*check", line)
+    assert cli.main(arguments({option: str(tmp_path / "moved.nii.gz"), "--out": str(tmp_path / "out")})) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"moved.nii.gz lies elsewhere in the world than scan.nii.gz .*2\.\d+ voxels.*resample", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_in_another_orientation_are_turned_and_it_is_said(files, worker, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(files)
+    turned = nibabel.as_closest_canonical(nibabel.load(files / "scan_label.nii.gz"))
+    turned.to_filename(tmp_path / "ras.nii.gz")
+    ras = str(tmp_path / "ras.nii.gz")
+    assert cli.main(arguments({"--labels": ras, "--initial-labels": ras, "--out": str(tmp_path / "out")})) == 0
+    assert "another orientation than scan.nii.gz: it was turned" in " ".join(capsys.readouterr().err.split())
+    task = worker[0].folder.open_task(worker[0].folder.read_request())
+    truth = np.asarray(nibabel.load(files / "scan_label.nii.gz").dataobj).transpose(2, 0, 1)
+    for z in task.volumes[0].clean_slices:
+        assert np.array_equal(task.volumes[0].label_slice(z), truth[z])
+    assert np.array_equal(np.asarray(task.volumes[0].initial_labels[:]), truth)
+    assert cli.main(["evaluate", ras, "scan_label.nii.gz"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"]["1"]["dice"] == 1
 
 
 def test_an_affine_that_is_only_rounded_is_not_told(files, worker, monkeypatch, tmp_path, capsys):
@@ -314,6 +332,28 @@ def test_predict_uses_the_model_and_the_slice_axis_of_the_training(files, worker
     request = worker[1].folder.read_request()
     assert (request.kind, request.previous, request.class_values) == ("predict", round_dir, (0, 1))
     assert worker[1].folder.open_task(request).volumes[0].shape == (40, 48, 24)
+    report = json.loads((out / "report.json").read_text())
+    assert (report["slice_axis"], report["slice_axes"]["scan"]["name"]) == (1, "j")
+
+
+def test_a_scan_of_thin_slices_is_predicted_along_the_axis_that_the_model_has_learnt(
+    files, worker, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(files)
+    round_dir, thin = str(tmp_path / "round"), tmp_path / "thin.nii.gz"
+    assert cli.main(arguments({"--out": round_dir})) == 0
+    (tmp_path / "round" / "report.json").unlink()  # the model itself knows
+    scan = np.asarray(nibabel.load(files / "scan.nii.gz").dataobj).transpose(2, 0, 1)  # k first
+    affine = AFFINE[:, [2, 0, 1, 3]] @ np.diag([0.2, 1, 1, 1])
+    nibabel.Nifti1Image(scan, affine).to_filename(thin)
+    capsys.readouterr()
+    predict = ["predict", round_dir, str(thin), "--device", "cpu", "--out"]
+    assert cli.main([*predict, str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'thin' is sliced along axis 0 (i) as the model has learnt it, not along axis 1 (j)" in said
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["slice_axis"] == 0
+    assert cli.main([*predict, str(tmp_path / "other"), "--slice-axis", "1"]) == 0
+    assert json.loads((tmp_path / "other" / "report.json").read_text())["slice_axis"] == 1
 
 
 def test_predict_refuses_what_does_not_fit(files, worker, monkeypatch, tmp_path, capsys):

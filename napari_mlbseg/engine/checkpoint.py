@@ -28,6 +28,7 @@ class Model:
     class_values: tuple[int, ...]
     image_channels: int
     prior_reach: float = 1.0  # see `shape_prior.typical_reach`
+    slice_direction: str = ""  # see `Volume`; empty where the volumes differ
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -37,6 +38,7 @@ def save_model(path: Path, model: Model) -> None:
         "class_values": model.class_values,
         "image_channels": model.image_channels,
         "prior_reach": model.prior_reach,
+        "slice_direction": model.slice_direction,
         "config": model.config.model_dump(mode="json"),
     }
     weights = path.with_name(f".{path.name}.tmp")
@@ -66,7 +68,14 @@ def load_model(path: Path) -> Model:
     classes, channels = tuple(information["class_values"]), int(information["image_channels"])
     network = build_network(config, channels, len(classes))
     network.load_state_dict(state)
-    return Model(network, config, classes, channels, float(information["prior_reach"]))
+    return Model(
+        network=network,
+        config=config,
+        class_values=classes,
+        image_channels=channels,
+        prior_reach=float(information["prior_reach"]),
+        slice_direction=str(information.get("slice_direction", "")),
+    )
 
 
 def warm_start(network: nn.Module, path: Path) -> bool:

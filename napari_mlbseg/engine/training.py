@@ -162,6 +162,7 @@ class Training:
                 self.task.class_values,
                 self.task.n_channels,
                 prior_reach=self._pool.prior.reach,
+                slice_direction=self.task.slice_direction,
             )
             save_model(self._save_to, model)
         goes_on = not self._stops()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "is_lazy", "is_on_disk", "moved_axis"]
+__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "flipped", "is_lazy", "is_on_disk", "moved_axis"]
 
 #: Files of arrays larger than this are not read into memory where their format allows it.
 MAPPED_BYTES = 2**28
@@ -108,6 +108,32 @@ def moved_axis(array: Any, source: int, target: int) -> Any:
         return array
     knows_axes: Any = array if hasattr(array, "transpose") else ArrayView(array)
     return np.moveaxis(knows_axes, source, target)
+
+
+def flipped(array: Any, axes: Sequence[int]) -> Any:
+    """`numpy.flip` that reads nothing, whatever the array."""
+    if not axes:
+        return array
+    return np.flip(array, tuple(axes)) if isinstance(array, np.ndarray) else ArrayView(_Flipped(array, axes))
+
+
+class _Flipped:
+    """An array that is read backwards along some axes."""
+
+    def __init__(self, array: Any, axes: Sequence[int]) -> None:
+        self._array, self._axes = array, frozenset(axes)
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
+        """A part; `ArrayView` asks with one integer or forward slice for each axis."""
+        turned = tuple(self._backwards(k, axis) if axis in self._axes else k for axis, k in enumerate(key))
+        return np.asarray(self._array[turned])
+
+    def _backwards(self, key: Any, axis: int) -> Any:
+        indices = range(self.shape[axis])[::-1][key]
+        if isinstance(indices, int):
+            return indices
+        return slice(indices.start, indices.stop if indices.stop >= 0 else None, indices.step)
 
 
 def _forward(key: Any, size: int) -> tuple[Any, bool]:

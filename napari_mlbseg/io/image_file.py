@@ -15,10 +15,13 @@ __all__ = [
     "FileGrid",
     "ImageFile",
     "ImageFileError",
+    "axis_words",
     "compact",
     "compact_type",
     "default_slice_axis",
     "from_slices",
+    "has_clear_slice_axis",
+    "layer_axis",
     "slice_spacing",
     "to_slices",
     "write_file_atomically",
@@ -27,6 +30,8 @@ __all__ = [
 
 #: Key of `FileGrid` and channel in a layer's metadata; the writers and the session look there.
 METADATA_KEY = "napari_mlbseg"
+
+_CLEARLY_COARSER = 1.01  # times; headers are rounded
 
 
 class ImageFileError(ValueError):
@@ -113,15 +118,32 @@ class ImageFile(FileGrid):
 def default_slice_axis(grid: FileGrid) -> int:
     """Axis along which a person most likely outlines slices, counted in the file's order without the channel axis.
 
-    An axis of time or of unrelated images where there is one, else the axis of coarsest spacing; where spacing is
-    equal, the last of a NIfTI file (k, axial) and the first of any other.
+    An axis of time or of unrelated images where there is one, else the axis of clearly coarsest spacing; where there
+    is none, the last of a NIfTI file (k, axial) and the first of any other. The command line, the window, predictions
+    and scores all go by this rule.
     """
     order = range(len(grid.stack_axes) - 1, -1, -1) if grid.format == "nifti" else range(len(grid.stack_axes))
     for axis in order:
         if grid.stack_axes[axis] not in grid.spatial_letters:
             return axis
-    coarsest = max(grid.spacing)
-    return next(axis for axis in order if np.isclose(grid.spacing[axis], coarsest, rtol=1e-4))
+    coarse = [axis for axis in order if grid.spacing[axis] * _CLEARLY_COARSER >= max(grid.spacing)]
+    return coarse[0] if len(coarse) == 1 else order[0]
+
+
+def has_clear_slice_axis(grid: FileGrid) -> bool:
+    """Whether `default_slice_axis` follows from the file: from an axis that is not of space or one coarsest spacing."""
+    is_coarse = [step * _CLEARLY_COARSER >= max(grid.spacing) for step in grid.spacing]
+    return sum(is_coarse) == 1 or any(letter not in grid.spatial_letters for letter in grid.stack_axes)
+
+
+def layer_axis(grid: FileGrid, axis: int) -> int:
+    """The axis of a napari layer that lies along an axis of its file, and the other way round: NIfTI's are reversed."""
+    return len(grid.stack_axes) - 1 - axis if grid.format == "nifti" else axis
+
+
+def axis_words(grid: FileGrid, axis: int) -> str:
+    """An axis of a file for people, such as ``axis 2 (k)``."""
+    return f"axis {axis} ({grid.stack_axes[axis].lower()})"
 
 
 def slice_spacing(grid: FileGrid, slice_axis: int) -> tuple[float, float, float]:

@@ -6,7 +6,6 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +23,6 @@ __all__ = [
     "NiftiNative",
     "new_nifti_grid",
     "read_nifti",
-    "voxels_apart",
     "write_nifti",
 ]
 
@@ -91,22 +89,6 @@ def read_nifti(path: Path) -> ImageFile:
         native=NiftiNative(affine=image.affine, header=image.header.copy()),
         data=data,
     )
-
-
-def voxels_apart(a: FileGrid, b: FileGrid) -> float:
-    """How far apart two files place the same voxel at most, in voxels of the finest axis; 0 where one is no NIfTI.
-
-    Parameters
-    ----------
-    a, b : FileGrid
-        Of one shape.
-    """
-    if not (isinstance(a.native, NiftiNative) and isinstance(b.native, NiftiNative)):
-        return 0.0
-    last = [max(1, n) - 1 for n in a.stack_shape] + [0] * (3 - len(a.stack_shape))
-    corners = np.array([(*corner, 1) for corner in product(*((0, n) for n in last[:3]))])
-    apart = (corners @ (a.native.affine - b.native.affine).T)[:, :3]
-    return float(np.linalg.norm(apart, axis=1).max() / min(a.spacing))
 
 
 def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:

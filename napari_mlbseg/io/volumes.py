@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,18 +15,32 @@ from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Prog
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy, is_on_disk
 from napari_mlbseg.io.file_array import FileArray, FileSource, Part
 from napari_mlbseg.io.files import read_image, read_labels, write_result
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, default_slice_axis, slice_spacing, to_slices
-from napari_mlbseg.io.nifti import voxels_apart
+from napari_mlbseg.io.image_file import (
+    FileGrid,
+    ImageFile,
+    axis_words,
+    default_slice_axis,
+    has_clear_slice_axis,
+    slice_spacing,
+    to_slices,
+)
+from napari_mlbseg.io.orientation import Turn, axis_along, direction_of_axis, on_grid_of, turn_note
 from napari_mlbseg.jobs.folder import JobFolder, safe_name, write_atomically
 from napari_mlbseg.task import TaskError, Volume
 
-__all__ = ["PREDICTED_FILES", "TRAINED_FILES", "FileVolume", "load_volume", "write_job_results", "write_report"]
+__all__ = [
+    "PREDICTED_FILES",
+    "TRAINED_FILES",
+    "FileVolume",
+    "load_volume",
+    "slice_facts",
+    "write_job_results",
+    "write_report",
+]
 
 #: Results of a prediction and of a training that are written as image files.
 PREDICTED_FILES = ("pseudo_labels", "probability", "view_agreement")
 TRAINED_FILES = ("pseudo_labels", "probability", "weight_initial", "weight_pseudo", "view_agreement")
-
-_APART = 0.5  # voxels; files that other programs have rounded differ by less
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +74,7 @@ def load_volume(
     clean: Sequence[int] = (),
     initial_labels_path: str | Path | None = None,
     slice_axis: int | None = None,
+    slice_direction: str = "",
     forget: bool = False,
 ) -> FileVolume:
     """Read an image and its labels as a volume.
@@ -71,7 +86,9 @@ def load_volume(
     clean : sequence of int
         Slices along the slice axis, in the file's order.
     slice_axis : int, optional
-        Axis of the file; by default the one that `default_slice_axis` chooses.
+        Axis of the file; by default the one along `slice_direction`, else the one that `default_slice_axis` chooses.
+    slice_direction : str
+        Where a model's slices lie along in the world (see `Volume`).
     forget : bool
         Keep no image in memory: it was read and checked, and is read again when it is needed.
 
@@ -84,7 +101,7 @@ def load_volume(
     """
     image = read_image(image_path)
     forget = forget or (image.format != "zarr" and is_on_disk(image.data))
-    axis = default_slice_axis(image) if slice_axis is None else slice_axis
+    axis, axis_note = _slice_axis(image, slice_direction) if slice_axis is None else (slice_axis, "")
     slices = to_slices(_forgotten(image, "image") if forget else image, axis)
     n_slices = slices.shape[0]
     marks = np.zeros(n_slices, dtype=bool)
@@ -96,10 +113,10 @@ def load_volume(
             )
         marks[z] = True
     shape = (n_slices, *slices.shape[-2:])
-    files = [None if path is None else _labels_like(image, path) for path in (labels_path, initial_labels_path)]
-    painted, given = (None if file is None else to_slices(file, axis) for file in files)
-    if given is not None and files[1] is not None and forget:
-        given = to_slices(_forgotten(files[1], "labels"), axis)
+    files = [None if path is None else _labels_on(image, path) for path in (labels_path, initial_labels_path)]
+    painted, given = (None if file is None else to_slices(file.labels, axis) for file in files)
+    if (other := files[1]) is not None and forget and other.turn.is_none:  # a file is read again as it lies
+        given = to_slices(_forgotten(other.labels, "labels"), axis)
     labels = np.zeros(shape, dtype=np.uint8 if painted is None else painted.dtype)
     if painted is not None:  # pages of zeros that nobody writes to take no memory
         for z in np.flatnonzero(marks).tolist():
@@ -113,13 +130,12 @@ def load_volume(
             initial_labels=given,
             spacing=slice_spacing(image, axis),
             unit=image.unit,
+            slice_direction=direction_of_axis(image, axis),
         ),
         grid=image.grid,
         slice_axis=axis,
         label_values=() if painted is None else _label_values(labels if is_lazy(painted) else painted, marks),
-        notes=tuple(
-            _misplaced(image, file) for file in files if file is not None and voxels_apart(image, file) > _APART
-        ),
+        notes=tuple(dict.fromkeys(filter(None, (axis_note, *(file.note for file in files if file is not None))))),
     )
 
 
@@ -150,6 +166,23 @@ def write_job_results(folder: JobFolder, volumes: Sequence[FileVolume], names: S
                 array = ArrayView(results[array_name])
                 written.append(write_result(target / array_name, array, file_volume.grid, file_volume.slice_axis))
     return written
+
+
+def slice_facts(volumes: Sequence[FileVolume]) -> dict[str, Any]:
+    """The slice axis of all volumes (None where they differ), and that of each with its letter, for a report."""
+    axes = {volume.slice_axis for volume in volumes}
+    return {
+        "slice_axis": axes.pop() if len(axes) == 1 else None,
+        "slice_axes": {
+            volume.volume.name: {
+                "axis": volume.slice_axis,
+                "name": volume.grid.stack_axes[volume.slice_axis].lower(),
+                "spacing": volume.grid.spacing[volume.slice_axis],
+                "unit": volume.grid.unit,
+            }
+            for volume in volumes
+        },
+    }
 
 
 def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
@@ -187,6 +220,28 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
     write_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
+def _slice_axis(image: ImageFile, direction: str) -> tuple[int, str]:
+    """The slice axis of an image for which nobody gave one, and a sentence where another would be as likely."""
+    axis = default_slice_axis(image)
+    along = axis_along(image, direction) if direction else None
+    if along is not None and along != axis:
+        return along, (
+            f"'{image.name}' is sliced along {axis_words(image, along)} as the model has learnt it, not along "
+            f"{axis_words(image, axis)} as its spacing suggests: give --slice-axis for another."
+        )
+    if direction and along is None:
+        return axis, (
+            f"The model has learnt slices along {direction}, which '{image.name}' does not have: it is sliced along "
+            f"{axis_words(image, axis)}."
+        )
+    if along is None and not has_clear_slice_axis(image):
+        return axis, (
+            f"'{image.name}' is sliced along {axis_words(image, axis)}, as no axis alone has the coarsest spacing: "
+            "give --slice-axis for another."
+        )
+    return axis, ""
+
+
 def _label_values(labels: np.ndarray, marks: np.ndarray) -> tuple[int, ...]:
     """Label numbers but 0, read a slice at a time."""
     slices = range(len(labels)) if labels.size <= MAPPED_BYTES else np.flatnonzero(marks).tolist()
@@ -198,26 +253,21 @@ def _forgotten(image: ImageFile, part: Part) -> ImageFile:
     return replace(image, data=FileArray(FileSource.of(image.path, part, image.data)))
 
 
-def _misplaced(image: ImageFile, labels: ImageFile) -> str:
-    return (
-        f"{labels.path} places its voxels elsewhere than {image.path} (their affines differ by "
-        f"{voxels_apart(image, labels):.3g} voxels): they are taken voxel by voxel, so check that they belong together."
-    )
+class _LabelsOnImage(NamedTuple):
+    labels: ImageFile
+    turn: Turn
+    note: str
 
 
-def _labels_like(image: ImageFile, path: str | Path) -> ImageFile:
-    """A file of label numbers, which must fit `image`."""
+def _labels_on(image: ImageFile, path: str | Path) -> _LabelsOnImage:
+    """A file of label numbers on the grid of `image`."""
     labels = read_labels(path)
-    if labels.stack_shape != image.stack_shape:
-        raise TaskError(
-            f"The labels {path} have shape {_by(labels.stack_shape)} but the image {image.path} has "
-            f"{_by(image.stack_shape)}: give labels that belong to this image."
-        )
     if not is_lazy(labels.data) and labels.data.size and labels.data.min() < 0:
         raise TaskError(
             f"The labels {path} hold the negative number {labels.data.min()}: label numbers start at 0, the background."
         )
-    return labels
+    on_image, turn = on_grid_of(image, labels)
+    return _LabelsOnImage(on_image, turn, turn_note(image, labels, turn))
 
 
 def _seconds_per_stage(events: Sequence[Event]) -> dict[str, float]:
@@ -230,7 +280,3 @@ def _seconds_per_stage(events: Sequence[Event]) -> dict[str, float]:
                 seconds[stage] = round(seconds.get(stage, 0.0) + event.seconds - since, 3)
             stage, since = str(event.stage), event.seconds
     return seconds
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -76,6 +76,7 @@ class VolumeRequest(BaseModel):
     unit: str
     independent_slices: bool
     focus: int | None
+    slice_direction: str = ""
 
 
 class Request(BaseModel):
@@ -201,6 +202,7 @@ class JobFolder:
             unit=volume.unit,
             independent_slices=volume.independent_slices,
             focus=volume.focus,
+            slice_direction=volume.slice_direction,
         )
 
     def read_request(self) -> Request:
@@ -255,6 +257,7 @@ class JobFolder:
             unit=volume.unit,
             independent_slices=volume.independent_slices,
             focus=volume.focus,
+            slice_direction=volume.slice_direction,
         )
 
     # -- events --------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import numpy as np
 
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.files import read_labels
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, default_slice_axis
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, default_slice_axis, layer_axis
+from napari_mlbseg.io.orientation import on_grid_of
 from napari_mlbseg.io.readers import image_layers, read_layer, read_layers
 from napari_mlbseg.io.study import StudyRow
 from napari_mlbseg.session.marks import SliceMarks
@@ -45,9 +46,9 @@ def _read_volume(row: StudyRow) -> AnnotatedVolume:
         raise ImageFileError(f"{row.image} has {len(grid.stack_shape)} axes: a stack of slices has three.")
     is_colour = bool(options.get("rgb"))
     shape = data.shape[:3]
-    slice_axis = _layer_axis(grid, default_slice_axis(grid) if row.slice_axis is None else row.slice_axis)
-    painted = np.broadcast_to(np.uint8(0), shape) if row.labels is None else _labels(row.labels, shape)
-    given = None if row.initial_labels is None else _given(row.initial_labels, shape)
+    slice_axis = layer_axis(grid, default_slice_axis(grid) if row.slice_axis is None else row.slice_axis)
+    painted = np.broadcast_to(np.uint8(0), shape) if row.labels is None else _labels(row.labels, grid)[0]
+    given = None if row.initial_labels is None else _given(row.initial_labels, grid)
     outside = [z for z in row.clean if not 0 <= z < shape[slice_axis]]
     if outside:
         raise ImageFileError(
@@ -80,34 +81,24 @@ def _read_volume(row: StudyRow) -> AnnotatedVolume:
     )
 
 
-def _given(path: Path, shape: tuple[int, ...]) -> FileArray | np.ndarray:
-    """Initial labels, which are only read: those of a file that holds integers are forgotten."""
-    labels = _labels(path, shape)
+def _given(path: Path, image: FileGrid) -> FileArray | np.ndarray:
+    """Initial labels, which are only read: those of a file that holds integers and lies as the image are forgotten."""
+    labels, is_turned = _labels(path, image)
     stored = read_layer(str(path))[0]
-    return FileArray(FileSource.of(path, "layer", stored)) if stored.dtype.kind in "iu" else labels
+    can_be_forgotten = stored.dtype.kind in "iu" and not is_turned
+    return FileArray(FileSource.of(path, "layer", stored)) if can_be_forgotten else labels
 
 
-def _labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Label numbers in the order of a layer, in the smallest type that holds them, for a person to paint on."""
-    labels = read_labels(path)
+def _labels(path: Path, image: FileGrid) -> tuple[np.ndarray, bool]:
+    """Label numbers on the grid of an image for a person to paint on, and whether they had to be turned for it.
+
+    They come in the order of a layer, in the smallest type that holds them.
+    """
+    labels, turn = on_grid_of(image, read_labels(path))
     data = image_layers(labels, "labels")[0][0]
-    if data.shape != shape:
-        raise ImageFileError(
-            f"The labels {path} have shape {_by(data.shape)} but the image has {_by(shape)} (as napari shows them): "
-            "give labels that belong to this image."
-        )
     low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
     if low < 0:
         raise ImageFileError(f"The labels {path} hold the negative number {low}: label numbers start at 0.")
-    painted = np.zeros(shape, dtype=np.min_scalar_type(high))
+    painted = np.zeros(data.shape, dtype=np.min_scalar_type(high))
     np.copyto(painted, data, where=data != 0, casting="unsafe")  # pages that stay zero take no memory
-    return painted
-
-
-def _layer_axis(grid: FileGrid, file_axis: int) -> int:
-    """The axis of a layer that lies along an axis of its file, which for NIfTI come in reverse."""
-    return len(grid.stack_shape) - 1 - file_axis if grid.format == "nifti" else file_axis
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    return painted, not turn.is_none

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_mlbseg.io.array_view import ArrayView, moved_axis
 from napari_mlbseg.io.file_array import FileArray, FileSource
-from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.io.image_file import FileGrid, layer_axis
 from napari_mlbseg.jobs.arrays import local_path
 from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import Geometry
@@ -126,6 +126,15 @@ class AnnotatedVolume:
         return tuple(z if axis == self.slice_axis else slice(None) for axis in range(3))
 
     @property
+    def slice_direction(self) -> str:
+        """Where `slice_axis` lies along in the world (see `Volume`); empty for an image without a file."""
+        if self.grid is None or len(self.grid.stack_axes) != 3:
+            return ""
+        from napari_mlbseg.io.orientation import direction_of_axis  # brings nibabel, which a window need not wait for
+
+        return direction_of_axis(self.grid, layer_axis(self.grid, self.slice_axis))
+
+    @property
     def in_plane_spacing(self) -> tuple[float, float]:
         """Distance of pixels along the other two axes."""
         rows, columns = (self.spacing[axis] for axis in range(3) if axis != self.slice_axis)
@@ -183,6 +192,7 @@ class AnnotatedVolume:
             unit=self.unit,
             independent_slices=self.independent_slices,
             focus=focus,
+            slice_direction=self.slice_direction,
         )
 
     def _by_path(self) -> Any:

@@ -11,7 +11,8 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
-from napari_mlbseg.io.image_file import FileGrid
+from napari_mlbseg.io.image_file import FileGrid, has_clear_slice_axis, layer_axis
+from napari_mlbseg.io.image_file import default_slice_axis as file_slice_axis
 from napari_mlbseg.jobs.arrays import local_path
 from napari_mlbseg.session import AnnotatedVolume, SliceMarks
 from napari_mlbseg.session.records import Geometry
@@ -245,9 +246,12 @@ def voxel_spacing(layer: Layer) -> tuple[float, ...]:
 
 
 def default_slice_axis(image: Image, viewer: Viewer) -> int:
-    """The axis of clearly coarsest spacing; where there is none, the one that the user scrolls through."""
+    """The axis that the image's file suggests; without a file by the same rule, first the one that the user scrolls."""
     if image.ndim != 3:
         return 0
+    grid = _file_entry(image).get("grid")
+    if grid is not None and has_clear_slice_axis(grid):
+        return layer_axis(grid, file_slice_axis(grid))
     spacing = np.asarray(voxel_spacing(image))
     coarsest = int(spacing.argmax())
     if spacing[coarsest] > 1.01 * np.delete(spacing, coarsest).max():
