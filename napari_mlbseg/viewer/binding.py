@@ -87,6 +87,15 @@ class VolumeBinding:
     is_hidden: bool = False
     seen: list[Layer] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._shape = spatial_shape(self.image)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the image has the shape that it had, and the annotation fits it: layers may be given other pixels."""
+        has_shape = spatial_shape(self.image) == self._shape
+        return has_shape and (self.annotation is None or annotates(self.annotation, self.image))
+
     def to_volume(self, slice_axis: int, independent: bool) -> AnnotatedVolume:
         """The session's view of these layers; arrays are shared, not copied."""
         image = self.image

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.events import Event, Failed, Preview
 from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
+from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     annotates,
@@ -137,10 +138,34 @@ class DockController:
 
     def sync(self) -> None:
         """Bring the session's volumes up to date with the layers."""
+        broken = [binding for binding in self.bindings if not binding.is_whole]
+        for binding in broken:
+            self._break_up(binding)
         self.session.set_volumes(self.study.volumes())
         self._paint_watch.watch([b.annotation for b in self.bindings if b.annotation is not None])
         self.layers_changed.emit()
         self._on_view_moved()
+        if broken and self.results.shown_round is not None:
+            self._on_round_shown(self.results.shown_round)
+
+    def _break_up(self, binding: VolumeBinding) -> None:
+        """An image or its annotation was given pixels of another shape: they are no pair any more, nor one of before.
+
+        What was painted is kept, as of any annotation that was replaced by another one; with the pixels of before, they
+        are a pair again.
+        """
+        image, annotation = binding.image, binding.annotation
+        self.results.let_go(binding)
+        fits = annotation is not None and annotates(annotation, image)
+        pairs = [known for known in self._known if known.image == image and known.is_whole]
+        again = next((pair for pair in pairs if pair.annotation in self.viewer.layers), None)
+        place = self.bindings.index(binding)
+        self.bindings[place] = again or self._binding(image, annotation if fits else None)
+        if annotation is not None and not fits:
+            self.complained.emit(
+                f"The image '{image.name}' has shape {words.by(spatial_shape(image))} now and '{annotation.name}' has "
+                f"{words.by(annotation.data.shape)}: choose an annotation of the image's shape, or press New."
+            )
 
     def take_over(self, bindings: Sequence[VolumeBinding], slice_axis: int, independent: bool) -> None:
         """Work on these bindings, which a session that was opened brought."""
@@ -166,7 +191,7 @@ class DockController:
 
     def _binding(self, image: Image, annotation: Labels | None) -> VolumeBinding:
         for known in self._known:
-            if known.image == image and known.annotation == annotation:
+            if known.image == image and known.annotation == annotation and known.is_whole:
                 return known
         return self.know(VolumeBinding(image, annotation))
 
@@ -174,6 +199,7 @@ class DockController:
         """Remember a pair of layers, and listen to them."""
         self._known.append(binding)
         binding.image.events.name.connect(self._on_renamed)
+        binding.image.events.data.connect(self._on_image_replaced)
         return binding
 
     def forget(self, binding: VolumeBinding) -> None:
@@ -185,7 +211,11 @@ class DockController:
     def _know_no_more(self, binding: VolumeBinding) -> None:
         self._known.remove(binding)
         if all(known.image != binding.image for known in self._known):  # napari connects a slot once
-            binding.image.events.name.disconnect(self._on_renamed)
+            self._stop_listening(binding.image)
+
+    def _stop_listening(self, image: Image) -> None:
+        image.events.name.disconnect(self._on_renamed)
+        image.events.data.disconnect(self._on_image_replaced)
 
     def removed_annotation(self, binding: VolumeBinding) -> RemovedAnnotation | None:
         """The annotation of an image that went last and has no layer any more; None without one."""
@@ -411,6 +441,9 @@ class DockController:
     # -- slots ---------------------------------------------------------------------------------------------------
 
     def _on_view_moved(self, event: Any = None) -> None:
+        if not all(binding.is_whole for binding in self.bindings):  # napari tells of other pixels only after this
+            self.sync()
+            return
         in_view = (self.current, self.current_slice)
         if in_view == self._in_view:
             return
@@ -434,6 +467,10 @@ class DockController:
 
     def _on_renamed(self, event: Any) -> None:
         self.sync()
+
+    def _on_image_replaced(self, event: Any) -> None:
+        if self._adopts:
+            self.sync()
 
     def _on_layer_inserted(self, event: Any) -> None:
         self.adopt(event.value)
@@ -530,7 +567,7 @@ class DockController:
         self._keys.release()
         self._paint_watch.watch([])
         for image in {known.image for known in self._known}:
-            image.events.name.disconnect(self._on_renamed)
+            self._stop_listening(image)
 
 
 def _new_session() -> SegmentationSession:

@@ -77,9 +77,8 @@ class ResultLayers:
                 target.forget_what_does_not_carry_over()
                 earlier.remove(same)
             self._targets[name] = target
-        for left_over in earlier:  # of an image that is no longer trained on: its layers are the user's now
-            for layer in left_over.layers.values():
-                self._unwatch(layer)
+        for left_over in earlier:
+            self._give_away(left_over)
 
     @property
     def shown_round(self) -> Round | None:
@@ -138,6 +137,19 @@ class ResultLayers:
             for key in list(target.layers):
                 self._stale.discard((name, key))
                 self._show(name, target, _kind(key))
+
+    def let_go(self, binding: VolumeBinding) -> None:
+        """Results of a volume that is none any more: nothing new comes, and its layers are the user's now."""
+        for name, target in list(self._targets.items()):
+            if target.binding is binding:
+                self._give_away(self._targets.pop(name))
+                self._stale = {stale for stale in self._stale if stale[0] != name}
+        self.changed.emit()
+
+    def _give_away(self, target: ResultVolume) -> None:
+        """Of an image that is no longer trained on: its layers are the user's now."""
+        for layer in target.layers.values():
+            self._unwatch(layer)
 
     def drop(self, binding: VolumeBinding) -> None:
         """Take the result layers of a volume away, whose other layers go too."""

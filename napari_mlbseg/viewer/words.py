@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
 from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.session.rounds import Check, Round, Run
 
-__all__ = ["clock", "copying", "device", "ending", "place", "rest", "size", "stage", "unit"]
+__all__ = ["by", "clock", "copying", "device", "ending", "place", "rest", "size", "stage", "unit"]
 
 
 def clock(seconds: float) -> str:
@@ -15,6 +17,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape, such as 12 x 48 x 40."""
+    return " x ".join(map(str, shape))
 
 
 def unit(name: str) -> str:
