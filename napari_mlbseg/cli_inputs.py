@@ -127,7 +127,7 @@ def trained_round(text: str, out: Path) -> Path:
     """The folder of a finished training."""
     folder = JobFolder(text)
     if not (folder.model_file.exists() and folder.model_info_file.exists()):
-        raise InputError(f"{text} holds no trained model: give the --out folder of a finished training.")
+        raise InputError(f"{text} holds no trained model: give the --out folder of a training that had time to learn.")
     if folder.path.resolve() == out.resolve():
         raise InputError(f"The results would overwrite the training in {text}: choose another --out.")
     return folder.path

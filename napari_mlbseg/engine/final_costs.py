@@ -82,8 +82,8 @@ class FinalCosts:
 
         To weigh a large slice takes longer than to predict it: where nothing is learnt, nobody would wait for that.
         """
-        if self._is_large(number) and not self._config.learns:
-            return False
+        if not self._slices or (self._is_large(number) and not self._config.learns):
+            return False  # there was not even time to measure what it takes, or it takes too long
         predicting, weighing = self._slices[number]
         return self._schedule.remaining > predicting * left + weighing * slices
 
@@ -101,7 +101,7 @@ class FinalCosts:
 
     def looking_seconds(self) -> float:
         """Seconds that it takes to look again at what is painted; 0 where there is nothing to do."""
-        if not self._config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
+        if not self._slices or not self._config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
             return 0.0
         if any(is_large(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, is_large
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.events import Preview, Stage
 from napari_mlbseg.task import SegmentationTask, Volume
@@ -57,15 +57,15 @@ class InitialWriter:
         yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
 
     def write_rest(self, volume: Volume, labels: LabelStack | None, unreached: Collection[int]) -> Iterator[Preview]:
-        """Write what `write` left, for as long as the time budget lasts.
+        """Write what `write` left: of a large volume for as long as the time budget lasts.
 
         Where slices were `unreached` by the predictions, they are the pseudo-labels, too, and come first.
         """
         budget = self._task.config.time_budget
-        end = math.inf if budget is None else self._start + budget
+        end = math.inf if budget is None or not is_large(volume) else self._start + budget
         for is_predicted in (False, True):
-            if labels is not None and time.monotonic() < end:
-                left = set(_known(volume, labels)) - self._written[volume.name]
+            if time.monotonic() < end:
+                left = set(_known(volume, labels) or volume.clean_slices) - self._written[volume.name]
                 slices = sorted(left.difference(unreached) if is_predicted else left.intersection(unreached))
                 if slices:
                     yield from self._write(volume, labels, slices, end, ("initial_labels",) if is_predicted else _BOTH)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -130,18 +132,25 @@ class SliceMotion:
     labels : ndarray of int, (n, Y, X)
         Class indices on the volume's clean slices: only their surroundings are registered, between the first and the
         last of them.
+    end : float
+        `time.monotonic` at which it is given up.
+
+    Raises
+    ------
+    TimeoutError
+        If that is reached, here or in `propagate`.
     """
 
-    def __init__(self, volume: Volume, labels: np.ndarray) -> None:
-        self.volume = volume
+    def __init__(self, volume: Volume, labels: np.ndarray, end: float = math.inf) -> None:
+        self.volume, self._end = volume, end
         self._first, self._last = volume.clean_slices[0], volume.clean_slices[-1]
         self._region = bounding_box(np.any(labels > 0, axis=0), _MARGIN)
         if self._region is not None:
             path, normalise = range(self._first, self._last + 1), Normalisation(volume)
             images = [_flow_image(volume, z, normalise)[self._region] for z in path]
             self._images = torch.from_numpy(np.stack(images))[:, None]
-            self._forward = _flows(self._images[1:], self._images[:-1])
-            self._backward = _flows(self._images[:-1], self._images[1:])
+            self._forward = _flows(self._images[1:], self._images[:-1], end)
+            self._backward = _flows(self._images[:-1], self._images[1:], end)
 
     def propagate(self, clean: Sequence[int], labels: np.ndarray, n_classes: int) -> np.ndarray:
         """Labels of every slice, carried from clean ones; background outside their range.
@@ -191,6 +200,7 @@ class SliceMotion:
         total = torch.zeros_like(flows[:1])
         carried = []
         for flow in flows[:, None]:
+            _in_time(self._end)
             total = flow + _displaced(total, flow)  # where a pixel lies on the clean slice, relative to itself
             moved = _displaced(both, total)[0]
             carried.append(_Carried(moved[:-1], moved[-1:]))
@@ -210,12 +220,15 @@ class _Carried(NamedTuple):
         return torch.exp(torch.from_numpy(difference) / -_TOLERANCE)
 
 
-def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def improve(
+    task: SegmentationTask, source: InitialLabelSource, end: float = math.inf
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Propagated labels of the volumes for which they are wanted, or under ``"auto"`` measured to be better.
 
     Every inner clean slice of a volume is predicted from its other clean ones, by interpolation and by propagation; the
     higher mean Dice over all volumes wins. Without inner clean slices propagation is taken: it was better on cardiac
-    MRI (docs/evidence.md). Volumes that are clean throughout need no labels and are not asked.
+    MRI (docs/evidence.md). Volumes that are clean throughout need no labels and are not asked. What is not done at
+    `end` (`time.monotonic`) is left: those volumes keep the labels that they have.
 
     Returns
     -------
@@ -225,22 +238,27 @@ def improve(task: SegmentationTask, source: InitialLabelSource) -> tuple[dict[st
         Held-out Dice of both sources, where they were compared.
     """
     usable = [v for v in task.volumes if v.unlabelled_slices and _is_propagable(v, source)]
-    motions = [SliceMotion(volume, clean_labels(task, volume)) for volume in usable]
+    labels: dict[str, np.ndarray] = {}
+    means: dict[str, float] = {}
+    with suppress(TimeoutError):
+        motions = [SliceMotion(volume, clean_labels(task, volume), end) for volume in usable]
+        if source == "auto":
+            means = _held_out(task, motions)
+        if not means or means["interpolation"] <= means["propagation"]:
+            for motion in motions:
+                painted = clean_labels(task, motion.volume)
+                labels[motion.volume.name] = motion.propagate(motion.volume.clean_slices, painted, task.n_classes)
+    return labels, means
+
+
+def _held_out(task: SegmentationTask, motions: Sequence[SliceMotion]) -> dict[str, float]:
+    """Mean Dice of interpolation and of propagation on inner clean slices; empty where there are none."""
     scores: dict[str, list[float]] = {"interpolation": [], "propagation": []}
-    if source == "auto":
-        for motion in motions:
-            clean, truth = motion.volume.clean_slices, clean_labels(task, motion.volume)
-            for name, fill in (("interpolation", _interpolating(task)), ("propagation", _propagating(task, motion))):
-                scores[name] += held_out_dice(fill, clean, truth, task.n_classes)
-    means = {name: float(np.mean(values)) for name, values in scores.items() if values}
-    if means and means["interpolation"] > means["propagation"]:
-        return {}, means
-    return {
-        motion.volume.name: motion.propagate(
-            motion.volume.clean_slices, clean_labels(task, motion.volume), task.n_classes
-        )
-        for motion in motions
-    }, means
+    for motion in motions:
+        clean, truth = motion.volume.clean_slices, clean_labels(task, motion.volume)
+        for name, fill in (("interpolation", _interpolating(task)), ("propagation", _propagating(task, motion))):
+            scores[name] += held_out_dice(fill, clean, truth, task.n_classes)
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
 
 def labels_from_others(task: SegmentationTask, volume: Volume) -> np.ndarray:
@@ -287,10 +305,19 @@ def _propagating(task: SegmentationTask, motion: SliceMotion) -> Filler:
     return lambda clean, labels, z: motion.propagate(clean, labels, task.n_classes)[z]
 
 
-def _flows(fixed: Tensor, moving: Tensor) -> Tensor:
-    """`optical_flow` of many pairs, some at a time."""
+def _flows(fixed: Tensor, moving: Tensor, end: float) -> Tensor:
+    """`optical_flow` of many pairs, some at a time; TimeoutError at `end`."""
     n = max(1, _BATCH_PIXELS // (fixed.shape[-1] * fixed.shape[-2]))
-    return torch.cat([optical_flow(f, m) for f, m in zip(fixed.split(n), moving.split(n), strict=True)])
+    flows = []
+    for some_fixed, some_moving in zip(fixed.split(n), moving.split(n), strict=True):
+        _in_time(end)
+        flows.append(optical_flow(some_fixed, some_moving))
+    return torch.cat(flows)
+
+
+def _in_time(end: float) -> None:
+    if time.monotonic() > end:
+        raise TimeoutError("There was no time to carry labels along the image.")
 
 
 def _flow_image(volume: Volume, z: int, normalise: Normalisation) -> np.ndarray:

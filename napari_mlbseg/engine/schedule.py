@@ -13,6 +13,8 @@ __all__ = ["Schedule"]
 _PAPER_EPOCHS = 120
 _SAFETY = 1.15  # on the measured cost of the final pass
 _MOST = 0.4  # of the time budget that is kept for the final pass
+_CARRYING = 0.6  # of the time budget, after which initial labels are carried no further
+_LEAST = 0.1  # of the time budget, with less of which no training is begun
 
 
 class Schedule:
@@ -66,6 +68,16 @@ class Schedule:
     def remaining(self) -> float:
         """Seconds until the time budget is used up; infinite without one."""
         return math.inf if self.config.time_budget is None else self.config.time_budget - self.seconds
+
+    @property
+    def carrying_ends(self) -> float:
+        """`time.monotonic` from which on no more labels are carried along the image; infinite without a budget."""
+        return math.inf if self.config.time_budget is None else self._start + _CARRYING * self.config.time_budget
+
+    @property
+    def has_time_to_learn(self) -> bool:
+        """Whether so much time is left that a training may be begun: to measure what it takes is a part of it."""
+        return self.config.time_budget is None or self.remaining > _LEAST * self.config.time_budget
 
     def bootstrap_is_over(self, step: int) -> bool:
         """Whether no bootstrap step follows after `step` of them."""
@@ -131,4 +143,6 @@ class Schedule:
         if self.config.time_budget is None:
             return 0.0
         available = self.config.time_budget - self._reserve - self._training_start
-        return 1.0 if available <= 0 else (self.seconds - self._training_start) / available
+        if available <= 0 or (not self._reserve and not self.has_time_to_learn):
+            return 1.0
+        return (self.seconds - self._training_start) / available

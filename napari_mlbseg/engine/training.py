@@ -33,7 +33,7 @@ from napari_mlbseg.engine.slices import no_data_note
 from napari_mlbseg.engine.train import Focus
 from napari_mlbseg.engine.views import sample_views
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
-from napari_mlbseg.task import SegmentationTask, Volume
+from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 
 __all__ = ["Training"]
 
@@ -101,7 +101,7 @@ class Training:
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
-            improved, scores = improve(self.task, config.initial_labels)
+            improved, scores = improve(self.task, config.initial_labels, self._schedule.carrying_ends)
             self._publisher.costs.outline_seconds = self._schedule.seconds - began
             labels.update(improved)
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
@@ -113,6 +113,9 @@ class Training:
         anchored = [source in ("interpolation", "propagation") for source in sources]
         self._pool.set_initial_labels(found, anchored)
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
+        for volume in self.task.volumes:
+            if config.learns and not is_large(volume):  # so that no slice is empty, whatever there is time for
+                yield from self._writer.write_rest(volume, labels[volume.name], range(volume.n_slices))
 
     def bootstrap(self) -> Iterator[Event]:
         """Learn from the clean slices (and a little from initial labels that are known) until the weights take over.
@@ -120,7 +123,8 @@ class Training:
         Where no initial labels are known, the network's own predictions become them: the paper's bootstrap.
         """
         schedule, config, pool = self._schedule, self.task.config, self._pool
-        self._publisher.reserve_final(training_visits=False)
+        if schedule.has_time_to_learn:
+            self._publisher.reserve_final(training_visits=False)
         schedule.begin_training()
         known = all(labels is not None for labels in pool.initial)
         use_prior = known and bool(pool.unlabelled) and config.bootstrap_prior > 0
@@ -153,9 +157,13 @@ class Training:
     def finish(self) -> Iterator[Event]:
         """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
         trained_until = predicted_until = self._schedule.seconds
-        steps = self._bootstrap_step + self._step
-        trained = steps > 0 or self._is_warm
-        if self._save_to is not None:
+        steps, trained = self._bootstrap_step + self._step, self._has_learnt
+        if not trained and not self._stops() and not self._has_labels:
+            raise TaskError(
+                "No training step was made, so there is nothing to show: allow more time or more steps, or choose "
+                "initial labels that need no training (interpolation or propagation)."
+            )
+        if trained and self._save_to is not None:
             model = Model(
                 self._publisher.network,
                 self.task.config,
@@ -206,7 +214,8 @@ class Training:
         slices are predicted, as many as a share of the time allows, and only these are learnt from.
         """
         predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
-        knows = self._bootstrap_step > 0 or self._is_warm  # else its predictions would be noise
+        if not self._has_learnt:  # its predictions would be noise
+            return
         found = list(self._pool.initial)
         wanted = [number for number, labels in enumerate(found) if labels is None]
         for done, number in enumerate(wanted):
@@ -217,9 +226,9 @@ class Training:
                 )
             labels: LabelStack
             if is_large(volume):
-                labels = self._label_some(predictor, number, _spread(volume) if knows else ())
+                labels = self._label_some(predictor, number, _spread(volume))
             else:
-                labels = self._label_all(predictor, number, volume.unlabelled_slices if knows else ())
+                labels = self._label_all(predictor, number, volume.unlabelled_slices)
             if self._stopped:
                 return
             found[number] = labels
@@ -277,6 +286,17 @@ class Training:
             return False
         self._learner.set_learning_rate(self._schedule.learning_rate(self._bootstrap_step, self._step))
         return True
+
+    @property
+    def _has_learnt(self) -> bool:
+        """Whether the network knows anything: else it is neither shown nor saved."""
+        return self._bootstrap_step + self._step > 0 or self._is_warm
+
+    @property
+    def _has_labels(self) -> bool:
+        """Whether every slice that is to be labelled has initial labels."""
+        stacks = zip(self.task.volumes, self._pool.initial, strict=True)
+        return all(labels is not None or not volume.unlabelled_slices for volume, labels in stacks)
 
     def _stops(self) -> bool:
         self._stopped = self._stopped or self._stop()

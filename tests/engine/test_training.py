@@ -1,5 +1,6 @@
 """The training as a whole, on a small synthetic stack."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -379,9 +380,38 @@ def test_tiles_are_put_together_without_a_seam(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(tiled, expected, atol=1e-5, rtol=0)
 
 
-def test_a_network_that_has_learnt_nothing_labels_nothing() -> None:
-    task = resolve_task([stack()], config(initial_labels="network", bootstrap_steps=0, steps=0))
-    results, _ = run(task)
+def test_where_neither_a_network_nor_anything_else_knows_labels_the_training_fails(tmp_path: Path) -> None:
+    no_time = {"time_budget": 5, "steps": None, "bootstrap_steps": None}
+    task = resolve_task([stack()], config(initial_labels="network", **no_time))
+    results, model = MemoryResults(task), tmp_path / "model.safetensors"
+    with pytest.raises(TaskError, match="No training step was made, so there is nothing to show: allow more time"):
+        list(train(task, "cpu", results=results, save_to=model, start=time.monotonic() - 5))
     others = np.setdiff1d(np.arange(15), CLEAN)
     assert not results["stack"]["pseudo_labels"][others].any()
-    assert results["stack"]["pseudo_labels"][CLEAN[1]].any()
+    assert np.array_equal(results["stack"]["pseudo_labels"][CLEAN[1]], stack().labels[CLEAN[1]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_has_learnt_nothing_is_not_written(tmp_path: Path) -> None:
+    task = resolve_task([stack()], config(initial_labels="interpolation", bootstrap_steps=0, steps=0))
+    _, events = run(task, save_to=tmp_path / "model.safetensors")
+    assert isinstance(events[-1], Finished)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TaskError, match="There is no model in"):
+        list(predict(task, model=tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("source", ["auto", "propagation"])
+def test_initial_labels_of_large_slices_stand_where_they_used_the_time_up(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_mlbseg.engine.slices.WHOLE_SIDE", 32)
+    volume = stack()
+    task = resolve_task([volume], config(time_budget=5, steps=None, bootstrap_steps=None, initial_labels=source))
+    results, events = run(task, start=time.monotonic() - 5)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].steps == 0
+    shown = results["stack"]["pseudo_labels"]
+    assert all(np.array_equal(shown[z], volume.labels[z]) for z in CLEAN)
+    assert all(shown[z].any() for z in range(CLEAN[0], CLEAN[-1] + 1))
+    assert np.array_equal(shown, results["stack"]["initial_labels"])
