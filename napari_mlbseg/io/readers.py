@@ -13,6 +13,7 @@ from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, moved_axis
 from napari_mlbseg.io.files import has_known_suffix, read_image
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile
 from napari_mlbseg.io.nifti import NiftiNative
+from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ZarrNative
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layer", "read_layers"]
@@ -59,7 +60,18 @@ def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> 
     the layer, because napari cannot paint on slices that are oblique to its axes: layers of one orientation overlay
     each other, and the writers restore the affine from the metadata.
     """
-    name = name or image.name
+    return [_remembered(layer) for layer in _layers(image, layer_type, name or image.name)]
+
+
+def _remembered(layer: LayerData) -> LayerData:
+    """A layer that knows which pixels it was given, and where they lie."""
+    data, options, _ = layer
+    pixels = data[0] if options.get("multiscale") else data
+    options["metadata"][METADATA_KEY][READ_KEY] = ReadPixels(pixels, options)
+    return layer
+
+
+def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
     metadata = {METADATA_KEY: {"grid": image.grid, "channel": None}}
     options = {"name": name, "metadata": metadata, **_geometry(image)}
     if image.channel_axis is None:

@@ -10,6 +10,7 @@ from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.files import read_labels
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, default_slice_axis, layer_axis
 from napari_mlbseg.io.orientation import on_grid_of
+from napari_mlbseg.io.read_pixels import READ_KEY
 from napari_mlbseg.io.readers import image_layers, read_layer, read_layers
 from napari_mlbseg.io.study import StudyRow
 from napari_mlbseg.session.marks import SliceMarks
@@ -66,7 +67,7 @@ def _read_volume(row: StudyRow) -> AnnotatedVolume:
         unit=str(options["units"][slice_axis]),
         marks=SliceMarks(clean=set(row.clean)),
         initial_labels=given,
-        source=ImageSource("file", row.image.absolute(), entry["channel"]),
+        source=ImageSource("file", row.image.absolute(), entry["channel"], entry[READ_KEY].digest),
         grid=grid,
         geometry=Geometry(
             scale=scale,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from psygnal import Signal
 
+from napari_mlbseg.io.read_pixels import is_in_memory, pixel_digest
 from napari_mlbseg.session.background import Background
 from napari_mlbseg.session.copying import ImageCopier
 from napari_mlbseg.session.kept import Change, Demand, Kept
@@ -23,6 +25,7 @@ __all__ = ["Autosave"]
 _SETTLE_SECONDS = 0.3  # after the last stroke, before slices are compared
 _LOOK_SECONDS = 0.010  # that a poll may compare slices
 _RETRY_SECONDS = 4.0  # after a failure
+_DOUBT_SECONDS = 30.0  # of painting, after which the image is compared with its file
 #: Annotations up to this size are compared once more before something relies on them; of larger ones, the clean slices.
 _SWEPT_BYTES = 2**28
 
@@ -60,6 +63,7 @@ class Autosave:
         self._error: Exception | None = None
         self._demands: list[Demand] = []
         self.background = Background()
+        self._doubted = 0.0  # when images were compared last
         self._images = ImageCopier(self.registry, self._on_copied, self._on_not_copied)
 
     @property
@@ -87,6 +91,8 @@ class Autosave:
         if kept is not None:
             self.is_awake = True
             kept.touched = time.monotonic()
+            if kept.touched - self._doubted > _DOUBT_SECONDS:
+                self._doubt_images()
             kept.watcher.touch(z)
 
     def note(self, uid: str, z: int, digest: str) -> None:
@@ -160,6 +166,7 @@ class Autosave:
             return demand
         self._demands.append(demand)
         self._images.prefer(wanted)
+        self._doubt_images()
         self._not_before, self.is_awake, self._record_is_stale = 0.0, True, True
         if not self._writing:
             self._begin_writing()
@@ -185,6 +192,7 @@ class Autosave:
         if self.read_only:
             raise SessionError(self.read_only)
         self._not_before, self.is_awake = 0.0, True
+        self._doubt_images()
         end = time.monotonic() + seconds
         self._record_is_stale = True
         while not self.is_saved or (images and not self._images.is_done):
@@ -270,8 +278,28 @@ class Autosave:
         if kept.watcher.is_done:
             kept.touched, kept.is_new = None, False
 
+    def _doubt_images(self) -> None:
+        """Somebody may have written into images without anybody being told: compare them with what is kept of them."""
+        self._doubted = time.monotonic()
+        for kept in self.registry:
+            kept.is_unchecked = True
+
+    def _check_images(self) -> None:
+        for kept in self.registry:
+            image = kept.volume.image
+            if not kept.is_unchecked or kept.left is not None or not is_in_memory(image):
+                continue
+
+            def known(digest: str, kept: Kept = kept, image: Any = image) -> None:
+                if kept.volume.image is image:
+                    self._record_is_stale = self.registry.take_digest(kept, digest) or self._record_is_stale
+
+            kept.is_unchecked = False
+            self.background.submit(lambda image=image: pixel_digest(image), known)  # type: ignore[misc]
+
     def _begin_writing(self) -> None:
         """Hand what changed to the background, if anything did."""
+        self._check_images()
         if self._has_dirty() or self._record_is_stale:
             self._notice_what_was_deleted()
             changes = [Change(kept) for kept in self.registry if kept.is_unwritten]

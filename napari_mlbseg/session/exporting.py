@@ -50,7 +50,7 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
     for volume in volumes:
         folder = out / safe_name(volume.name) if len(volumes) > 1 else out
         folder.mkdir(parents=True, exist_ok=True)
-        grid = volume.grid or _new_grid(volume, folder)
+        grid = _new_grid(volume, folder) if volume.grid is None or volume.is_moved else volume.grid
         if volume.is_annotated:
             written.append(_write(folder / "annotation", np.asarray(volume.annotation), grid))
         name = shown.name_of(volume.uid) if shown is not None else None

@@ -42,6 +42,9 @@ class Kept:
     copied: int = 0  # slices of it that are copied
     copied_from: Any = None  # the array that they were copied from
     copy_error: Exception | None = None  # why some could not be copied
+    digest: str = ""  # `pixel_digest` of the image that is copied
+    is_altered: bool = False  # whether somebody wrote into the image, so that its file is another one
+    is_unchecked: bool = True  # whether that is to be found out
     content: str = ""  # fingerprint of its file
     asked: bool = False  # whether that is being computed
 

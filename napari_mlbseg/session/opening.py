@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
+from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.jobs.arrays import open_array
 from napari_mlbseg.session.marks import SliceMarks
 from napari_mlbseg.session.records import ImageRecord, MarksRecord, SessionError, SessionRecord, VolumeRecord
@@ -135,7 +136,7 @@ def _load_volume(
     if path is None:
         what = "was not copied completely" if record.image.kind == "embedded" else "is missing"
         raise SessionError(f"The image {record.image.path} of '{record.name}' {what}: say where it is now.")
-    image, grid = _read_image(record, path, forget)
+    image, grid, read = _read_image(record, path, forget)
     shape = tuple(n for axis, n in enumerate(image.shape) if axis != record.channel_axis)
     if shape != record.shape:
         raise SessionError(
@@ -156,39 +157,41 @@ def _load_volume(
         marks=marks.setdefault(record.slice_axis, SliceMarks()),
         independent_slices=record.independent_slices,
         uid=record.uid,
-        source=_source(record.image, path),
+        source=_source(record.image, path, read),
         grid=grid,
+        is_moved=bool(read and record.geometry and not read.lies_at(record.geometry.model_dump())),
         geometry=record.geometry,
         is_annotated=bool(record.annotation),
     )
     return LoadedVolume(volume, marks, record)
 
 
-def _source(record: ImageRecord, path: Path) -> ImageSource | None:
+def _source(record: ImageRecord, path: Path, read: ReadPixels | None) -> ImageSource | None:
     """Where the image was read from, if not from the session's own copy."""
     if record.kind != "embedded":
-        return ImageSource(record.kind, path, record.channel)
+        return ImageSource(record.kind, path, record.channel, read.digest if read is not None else "")
     return None if (path / "zarr.json").exists() else ImageSource("file", path)
 
 
-def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, FileGrid | None]:
-    """The image in the order of its layer, read for good or to be read again, and the grid of its file."""
+def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, FileGrid | None, ReadPixels | None]:
+    """The image in the order of its layer, read for good or to be read again, the grid of its file, and how it was."""
     image = record.image
     if image.kind == "zarr":
-        return open_array(path), None
+        return open_array(path), None, None
     if image.kind == "embedded" and (path / "zarr.json").exists():
         array = open_array(path)
-        return array if forget else np.asarray(array[:]), None
+        return array if forget else np.asarray(array[:]), None, None
     from napari_mlbseg.io.readers import read_layer  # brings nibabel and tifffile
 
     try:
         data, options, _ = read_layer(str(path), image.channel)
     except ImageFileError as error:
         raise SessionError(f"{error}") from error
-    grid = options["metadata"][METADATA_KEY]["grid"]
+    entry = options["metadata"][METADATA_KEY]
     if options.get("multiscale"):
         data = data[0]
-    return FileArray(FileSource.of(path, "layer", data, image.channel)) if forget else data, grid
+    pixels = FileArray(FileSource.of(path, "layer", data, image.channel)) if forget else data
+    return pixels, entry["grid"], entry.get(READ_KEY)
 
 
 def read_annotation(folder: SessionFolder, record: VolumeRecord) -> np.ndarray:

@@ -98,15 +98,34 @@ class KeptRegistry:
             kept.embedded = self._free_path("images", volume.name)
         else:
             kept.embedded, kept.copied, kept.copied_from = twin.embedded, twin.copied, twin.copied_from
+            kept.digest = twin.digest
+
+    def take_digest(self, kept: Kept, digest: str) -> bool:
+        """The image of a volume, which is in memory, has this fingerprint; whether it is another one than was kept.
+
+        Then its file is its source no more, and it is copied anew.
+        """
+        source = kept.volume.source
+        before = kept.digest if source is None else source.digest
+        if before in ("", digest):
+            kept.digest = digest
+            return False
+        kept.volume.source, kept.is_altered = None, True
+        kept.embedded, kept.copied, kept.digest = self._free_path("images", kept.volume.name), 0, digest
+        return True
 
     def _go_on(self, kept: Kept, volume: AnnotatedVolume) -> None:
         """The same volume, perhaps with other pixels, another type or another slice axis."""
         earlier = kept.volume
-        if volume.source is None and earlier.source is not None and volume.image.shape == earlier.image.shape:
+        is_another = volume.image is not earlier.image
+        if is_another:
+            kept.is_altered, kept.is_unchecked = False, True
+        elif kept.is_altered:
+            volume.source = None
+        elif volume.source is None and earlier.source is not None:
             volume.source = earlier.source  # its disk is away: it may come back
         # a lazy image is the same for as long as it is the same object; one in memory may have been read anew
-        is_another = is_lazy(volume.image) and volume.image is not earlier.image
-        if volume.source is None and (not kept.embedded or is_another):
+        if volume.source is None and (not kept.embedded or (is_another and is_lazy(volume.image))):
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0
         if volume.is_annotated and not kept.annotation:  # somebody may paint on it from now on
             kept.annotation = self._free_path("annotations", volume.name)

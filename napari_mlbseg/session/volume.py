@@ -33,11 +33,15 @@ class ImageSource:
     path : Path
     channel : int, optional
         Of a file with channels, each of which is a layer of its own.
+    digest : str
+        `pixel_digest` of the image as it was read: in memory, somebody may have written into it since. Empty if it is
+        not in memory, or not known.
     """
 
     kind: Literal["file", "zarr"]
     path: Path
     channel: int | None = None
+    digest: str = ""
 
     def is_same(self, other: ImageSource) -> bool:
         """Whether the other is the same image, by whatever path."""
@@ -89,6 +93,8 @@ class AnnotatedVolume:
         None: the image has no file of its own, so a session keeps a copy.
     grid : FileGrid, optional
         Of the image's file: what is exported is written into its space.
+    is_moved : bool
+        The image lies elsewhere than its file says: what is exported goes there.
     geometry : Geometry, optional
         How the image's layer lies in the world.
     is_annotated : bool
@@ -108,6 +114,7 @@ class AnnotatedVolume:
     uid: str = field(default_factory=new_uid)
     source: ImageSource | None = None
     grid: FileGrid | None = None
+    is_moved: bool = False
     geometry: Geometry | None = None
     is_annotated: bool = True
 

@@ -13,6 +13,7 @@ from napari.utils.colormaps import label_colormap
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.io.image_file import FileGrid, has_clear_slice_axis, layer_axis
 from napari_mlbseg.io.image_file import default_slice_axis as file_slice_axis
+from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.jobs.arrays import local_path
 from napari_mlbseg.session import AnnotatedVolume, SliceMarks
 from napari_mlbseg.session.records import Geometry
@@ -103,6 +104,7 @@ class VolumeBinding:
         annotation = np.broadcast_to(np.uint8(0), shape) if self.annotation is None else _pixels(self.annotation)
         # axes that are not there are reported by the session when it freezes the volume, in a sentence
         axis = min(slice_axis, annotation.ndim - 1)
+        read = _as_read(image)
         return AnnotatedVolume(
             name=image.name,
             image=_pixels(image),
@@ -116,7 +118,8 @@ class VolumeBinding:
             independent_slices=independent,
             uid=self.uid,
             source=image_source(image),
-            grid=_file_entry(image).get("grid"),
+            grid=_file_entry(image)["grid"] if read is not None else None,
+            is_moved=read is not None and not read.lies_at(geometry_of(image).model_dump()),
             geometry=geometry_of(image),
             is_annotated=self.annotation is not None and annotation.ndim == 3,
         )
@@ -190,9 +193,16 @@ def image_source(image: Image) -> ImageSource | None:
     if (path := local_path(data)) is not None:
         return ImageSource("zarr", path)
     entry = _file_entry(image)
-    if "grid" in entry and Path(entry["grid"].path).exists():
-        return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"))
+    read = _as_read(image)
+    if read is not None and Path(entry["grid"].path).exists():
+        return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"), read.digest)
     return None
+
+
+def _as_read(image: Image) -> ReadPixels | None:
+    """How our reader gave out the pixels that a layer shows; None if they came from elsewhere."""
+    read = _file_entry(image).get(READ_KEY)
+    return read if isinstance(read, ReadPixels) and read.is_same(_pixels(image)) else None
 
 
 def shows(layer: Image, volume: AnnotatedVolume) -> bool:

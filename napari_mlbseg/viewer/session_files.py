@@ -13,6 +13,7 @@ from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
+from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.session import AnnotatedVolume, SessionError, SessionState, SliceMarks
 from napari_mlbseg.session.opening import AT_ONCE, LoadedSession, load_session, missing_images
 from napari_mlbseg.session.storage import SessionFolder
@@ -244,8 +245,12 @@ def _metadata(volume: AnnotatedVolume) -> dict[str, Any]:
     """What an image's layer knows of its file, as our reader leaves it."""
     if volume.grid is None:
         return {}
-    channel = volume.source.channel if volume.source is not None else None
-    return {FILE_KEY: {"grid": volume.grid, "channel": channel}}
+    entry: dict[str, Any] = {"grid": volume.grid, "channel": None}
+    if volume.source is not None and volume.geometry is not None:
+        entry["channel"] = volume.source.channel
+        place = None if volume.is_moved else volume.geometry.model_dump()
+        entry[READ_KEY] = ReadPixels(volume.image, place, volume.source.digest)
+    return {FILE_KEY: entry}
 
 
 def _free_folder(wanted: Path) -> Path:

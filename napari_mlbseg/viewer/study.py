@@ -11,6 +11,7 @@ from napari.qt.threading import create_worker
 from psygnal import Signal
 
 from napari_mlbseg.io.file_array import FileArray, FileSource
+from napari_mlbseg.io.read_pixels import pixel_digest
 from napari_mlbseg.session import AnnotatedVolume
 from napari_mlbseg.session.opening import AT_ONCE
 from napari_mlbseg.session.volume import free_name
@@ -208,7 +209,9 @@ class Study:
         controller.session.touch(binding.image.name)  # what no event told of is compared and saved all the same
         volume = binding.to_volume(controller.slice_axis, controller.independent_slices)
         source = volume.source
-        if source is not None and source.kind == "file" and isinstance(volume.image, np.ndarray):
+        if source is not None and source.digest and pixel_digest(volume.image) != source.digest:
+            volume.source = None  # somebody wrote into it: it cannot be read again
+        elif source is not None and source.kind == "file" and isinstance(volume.image, np.ndarray):
             volume.image = FileArray(FileSource.of(source.path, "layer", volume.image, source.channel))
         self.closed[binding.uid] = ClosedVolume(volume, binding.marks)
         controller.forget(binding)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
 
 from napari_mlbseg.session import AnnotatedVolume, SegmentationSession
+from napari_mlbseg.session.exporting import export_session
+from napari_mlbseg.session.opening import load_session
 from napari_mlbseg.session.volume import ImageSource
 
 pytestmark = [pytest.mark.gui]
@@ -50,3 +53,38 @@ def test_a_session_goes_on_with_the_layer_that_shows_its_image_already(open_dock
     assert dock.controller.current.image is shown
     assert np.array_equal(viewer.layers["heart annotation"].data, painted)
     assert [volume.name for volume in dock.controller.session] == ["heart"]
+
+
+@pytest.mark.parametrize("change", ["flipped", "in place", "moved"])
+def test_an_image_that_was_changed_in_the_viewer_is_the_one_that_comes_back(
+    open_dock, image, tmp_path, wait_for, change
+):
+    path = tmp_path / "heart.mlbseg"
+    nibabel.Nifti1Image(image.T, np.diag([0.5, 0.5, 2.0, 1])).to_filename(tmp_path / "heart.nii.gz")
+    viewer, dock = open_dock()
+    viewer.open(tmp_path / "heart.nii.gz", plugin="napari-mlbseg")
+    layer = viewer.layers["heart"]
+    if change == "flipped":
+        layer.data = np.ascontiguousarray(layer.data[:, ::-1])
+    elif change == "moved":
+        layer.scale = (3, 1, 1)
+    dock.data.volume_rows[0].new.click()
+    viewer.layers["heart annotation"].data[3, 10:20, 10:15] = 1
+    dock.controller.mark_clean(True, 3)
+    if change == "in place":
+        layer.data[5] *= 2
+    dock.controller.session.save_as(path)
+    session, shown, scale = dock.controller.session, np.array(layer.data), tuple(layer.scale)
+    session.close()
+    volume = load_session(path).volumes[0].volume
+    assert (volume.source is None) is (change != "moved")
+    written = export_session([volume], None, tmp_path / "out")
+    exported = nibabel.load(written[0])
+    assert exported.header.get_zooms() == pytest.approx(scale[::-1])
+    assert np.array_equal(np.asarray(exported.dataobj).T, viewer.layers["heart annotation"].data)
+    viewer.layers.clear()
+    wait_for(lambda: not dock.controller.bindings)
+    dock.session.open_session(path)
+    wait_for(lambda: "heart annotation" in viewer.layers)
+    assert np.array_equal(viewer.layers["heart"].data, shown)
+    assert tuple(viewer.layers["heart"].scale) == scale
