@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn, get_args
 
 from rich.console import Console
@@ -99,7 +99,7 @@ def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTas
     voxels = sum(math.prod(volume.shape) for volume in task.volumes)
     around = time.monotonic() - start + _SECONDS_TO_WRITE * voxels * (4 + task.n_classes)
     config = task.config.updated(time_budget=max(_LEAST_BUDGET, budget - around))
-    return SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=config)
+    return replace(task, config=config)
 
 
 # -- a job -------------------------------------------------------------------------------------------------------

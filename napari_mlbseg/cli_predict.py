@@ -58,6 +58,7 @@ class _Model:
     folder: Path
     digest: str
     class_values: tuple[int, ...]
+    instances: bool
     channels: int
     config: TrainingConfig
     slice_axis: int | None  # of the images' files; None: as `slice_direction`, or as each image suggests
@@ -77,7 +78,8 @@ class _Model:
 
     def job(self, out: Path, volume: FileVolume) -> LocalJob:
         """A job that predicts the volume in the folder `out`."""
-        task = SegmentationTask(volumes=(volume.volume,), class_values=self.class_values, config=self.config)
+        last_instance = 0 if self.instances else None
+        task = SegmentationTask((volume.volume,), self.class_values, self.config, last_instance)
         return LocalJob.create(out, task, kind="predict", previous=self.folder)
 
 
@@ -112,6 +114,7 @@ def _model(options: argparse.Namespace, out: Path, cluster: str) -> _Model:
         folder=folder.path,
         digest=hashlib.sha256(folder.model_file.read_bytes()).hexdigest(),
         class_values=tuple(info["class_values"]),
+        instances=bool(info.get("instances", False)),
         channels=info["image_channels"],
         config=TrainingConfig.parse(info["config"]).updated(device=device, cluster=cluster),
         slice_axis=axis,

@@ -21,6 +21,7 @@ _RETIRED = frozenset({"nproc"})
 
 PresetName = Literal["quick", "standard", "paper"]
 InitialLabelSource = Literal["auto", "network", "interpolation", "propagation", "given"]
+LabelKind = Literal["auto", "classes", "instances"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -76,6 +77,13 @@ class TrainingConfig(BaseModel):
     )
     preview_interval: float = _field(
         4.0, "Run", "Least seconds between two previews of the slices in the window.", unit="s", ge=0.2, le=600
+    )
+
+    label_kind: LabelKind = _field(
+        "auto",
+        "Run",
+        "What a label number stands for: a class, or one object such as a cell ('instances': foreground and borders "
+        "are learnt, and objects are given back). 'auto' takes many small, similar pieces for objects.",
     )
 
     # -- network -------------------------------------------------------------------------------------------------

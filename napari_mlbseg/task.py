@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.instances import CLASSES, MANY, are_instances, to_classes
 
 __all__ = ["FEWEST_TO_LEAVE_OUT", "SegmentationTask", "TaskError", "Volume", "check_images", "resolve_task"]
 
@@ -118,13 +119,17 @@ class SegmentationTask:
     volumes : tuple of Volume
     class_values : tuple of int
         The user's label numbers in ascending order, background (0) first. Channel c of a probability belongs to
-        ``class_values[c]``.
+        ``class_values[c]``. Of instances, `napari_mlbseg.instances.CLASSES`.
     config : TrainingConfig
+    last_instance : int, optional
+        Largest number of an object, where the user's label numbers are those of single objects; new ones get larger
+        ones. None: label numbers are classes.
     """
 
     volumes: tuple[Volume, ...]
     class_values: tuple[int, ...]
     config: TrainingConfig = field(default_factory=TrainingConfig)
+    last_instance: int | None = None
 
     @property
     def n_classes(self) -> int:
@@ -143,8 +148,10 @@ class SegmentationTask:
         return directions.pop() if len(directions) == 1 else ""
 
     def class_indices(self, labels: np.ndarray) -> np.ndarray:
-        """Label numbers -> class indices 0..K-1 (int64); numbers outside `class_values` become background."""
+        """Label numbers (..., Y, X) -> class indices 0..K-1 (int64); those outside `class_values` become background."""
         labels = np.asarray(labels)
+        if self.last_instance is not None:
+            return to_classes(labels)
         index = np.searchsorted(self.class_values, labels).clip(max=self.n_classes - 1)
         known = np.asarray(self.class_values)[index] == labels
         return np.where(known, index, 0).astype(np.int64)
@@ -201,6 +208,8 @@ def resolve_task(
             "mark it clean."
         )
     wanted = sorted(present | {int(value) for value in class_values or ()})
+    if _holds_instances(volumes, config, len(present) - 1):
+        return SegmentationTask(tuple(volumes), CLASSES, config, last_instance=wanted[-1])
     missing = [value for value in wanted if value not in present]
     if missing:
         which = f"Label {missing[0]} occurs" if len(missing) == 1 else f"Labels {', '.join(map(str, missing))} occur"
@@ -224,6 +233,13 @@ def check_images(volumes: Sequence[Volume], before_each: Callable[[], object] = 
     """
     for volume in volumes:
         _check_image(volume, before_each)
+
+
+def _holds_instances(volumes: Sequence[Volume], config: TrainingConfig, n_labels: int) -> bool:
+    """Whether label numbers stand for single objects: as the config says, or as they look."""
+    if config.label_kind != "auto":
+        return config.label_kind == "instances"
+    return n_labels > MANY and are_instances([v.label_slice(z) for v in volumes for z in v.clean_slices])
 
 
 def _check_shapes(volume: Volume) -> None:

@@ -29,6 +29,7 @@ class Model:
     image_channels: int
     prior_reach: float = 1.0  # see `shape_prior.typical_reach`
     slice_direction: str = ""  # see `Volume`; empty where the volumes differ
+    instances: bool = False  # whether its classes are those of `napari_mlbseg.instances`
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -39,6 +40,7 @@ def save_model(path: Path, model: Model) -> None:
         "image_channels": model.image_channels,
         "prior_reach": model.prior_reach,
         "slice_direction": model.slice_direction,
+        "instances": model.instances,
         "config": model.config.model_dump(mode="json"),
     }
     weights = path.with_name(f".{path.name}.tmp")
@@ -75,6 +77,7 @@ def load_model(path: Path) -> Model:
         image_channels=channels,
         prior_reach=float(information["prior_reach"]),
         slice_direction=str(information.get("slice_direction", "")),
+        instances=bool(information.get("instances", False)),
     )
 
 

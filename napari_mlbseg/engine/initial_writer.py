@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-import numpy as np
-
 from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, is_large
+from napari_mlbseg.engine.label_planes import label_numbers
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.events import Preview, Stage
 from napari_mlbseg.task import SegmentationTask, Volume
@@ -34,7 +33,6 @@ class InitialWriter:
 
     def __init__(self, results: Results, task: SegmentationTask, start: float) -> None:
         self._results, self._task, self._start = results, task, start
-        self._values = np.asarray(task.class_values)
         self._written: dict[str, set[int]] = {volume.name: set() for volume in task.volumes}
 
     def write(self, volume: Volume, labels: LabelStack | None) -> Iterator[Preview]:
@@ -82,7 +80,10 @@ class InitialWriter:
         new: list[int] = []
         spoke = time.monotonic()
         for z in slices:
-            plane = self._values[labels[z]] if labels is not None else volume.label_slice(z)
+            if labels is None or volume.clean[z]:
+                plane = volume.label_slice(z)
+            else:
+                plane = label_numbers(self._task, labels[z], z)
             for name in names:
                 arrays[name][z] = plane
             new.append(z)

@@ -133,7 +133,7 @@ def _unmarked(task: SegmentationTask, key: Key, seconds: float | None) -> Segmen
     # unvalidated: the share of a short time budget may be shorter than a budget may be
     changes = {"time_budget": seconds, "preview_interval": _LONGEST_INTERVAL, "look_again": False}
     config = task.config.model_copy(update=changes)
-    return SegmentationTask(tuple(volumes), task.class_values, config)
+    return replace(task, volumes=tuple(volumes), config=config)
 
 
 def _compared(task: SegmentationTask, key: Key, prediction: np.ndarray) -> HeldOut:
@@ -141,7 +141,8 @@ def _compared(task: SegmentationTask, key: Key, prediction: np.ndarray) -> HeldO
     volume, z = task.volumes[key[0]], key[1]
     painted, spacing = volume.label_slice(z), volume.spacing[1:]
     dice, hd95 = _pair(compare_masks(prediction > 0, painted > 0, spacing))
-    classes = {value: _pair(scores) for value, scores in compare_labels(prediction, painted, spacing).items()}
+    scored = compare_labels(prediction, painted, spacing) if task.last_instance is None else {}
+    classes = {value: _pair(scores) for value, scores in scored.items()}
     return HeldOut(volume=volume.name, slice=z, dice=dice, hd95=hd95, classes=classes)
 
 

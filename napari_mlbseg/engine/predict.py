@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.checkpoint import Model, load_model
 from napari_mlbseg.engine.devices import computes_in_half, describe_device, find_device
+from napari_mlbseg.engine.label_planes import label_numbers, link_slices
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.pseudo_labels import ensemble, most_likely
 from napari_mlbseg.engine.results import ForgottenResults, MemoryResults, ResultArray, Results
@@ -109,12 +110,14 @@ def write_slices(
     probability : Tensor, (B, K, Y, X)
     agreement : Tensor, (B, Y, X)
     """
-    values = np.asarray(task.class_values)
-    labels = values[most_likely(probability).cpu().numpy()]
+    classes = most_likely(probability).cpu().numpy()
     for i, z in enumerate(slices):
         arrays["probability"][z] = probability[i].cpu().numpy().astype(np.float16)
         arrays["view_agreement"][z] = agreement[i].cpu().numpy()
-        arrays["pseudo_labels"][z] = volume.label_slice(z) if volume.clean[z] else labels[i]
+        if volume.clean[z]:
+            arrays["pseudo_labels"][z] = volume.label_slice(z)
+        else:
+            arrays["pseudo_labels"][z] = label_numbers(task, classes[i], z, probability[i].cpu().numpy())
 
 
 PREDICTED = ("pseudo_labels", "probability", "view_agreement")
@@ -151,6 +154,10 @@ def predict(
         If there is no model, or it was trained on another number of channels.
     """
     start = time.monotonic() if start is None else start
+
+    def elapsed() -> float:
+        return time.monotonic() - start
+
     results = ForgottenResults() if results is None else results
     target = find_device(device)
     loaded = load_model(model)
@@ -184,6 +191,7 @@ def predict(
                 statistics=slice_statistics(probability, agreement if len(predictor.views) > 1 else None),
             )
             yield Progress(stage=Stage.PREDICT, fraction=done / total, seconds=seconds)
+        yield from link_slices(results[volume.name]["pseudo_labels"], task, volume, elapsed)
     yield Metrics(values={"device": describe_device(target), "slices": total})
     yield Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=0, seconds=time.monotonic() - start)
 
@@ -206,12 +214,15 @@ def predict_volume(model: Model | Path, volume: Volume, device: str = "auto") ->
     """
     loaded = load_model(model) if isinstance(model, Path) else model
     target = find_device(device)
-    task = SegmentationTask((volume,), loaded.class_values, loaded.config)
+    last_instance = 0 if loaded.instances else None
+    task = SegmentationTask((volume,), loaded.class_values, loaded.config, last_instance)
     arrays = MemoryResults(task)[volume.name]
     predictor = Predictor(loaded.network.to(target).eval(), loaded.config, loaded.config.n_views_predict)
     store = SliceStore(volume, loaded.config.context, target)
     for batch in in_batches(range(volume.n_slices), predictor.batch_size(volume.slice_shape)):
         write_slices(arrays, task, volume, batch, *_predict_unseen(predictor, loaded, [store[z] for z in batch]))
+    for _ in link_slices(arrays["pseudo_labels"], task, volume):
+        pass
     return {name: arrays[name] for name in PREDICTED}
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_mlbseg.engine.final_costs import FinalCosts
+from napari_mlbseg.engine.label_planes import link_slices
 from napari_mlbseg.engine.learner import Learner, StepReport
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
 from napari_mlbseg.engine.pool import Drawn, Key, Pool
@@ -149,6 +150,12 @@ class Publisher:
                     seconds_left=(seconds - began) * (total - done) / done,
                 )
                 slowest = max(slowest, (seconds - began_batch) / len(slices))
+
+    def link_slices(self) -> Iterator[Event]:
+        """Give objects that run through several slices one number, where label numbers are those of objects."""
+        for volume in self.task.volumes if self._only is None else ():
+            array = self._results[volume.name]["pseudo_labels"]
+            yield from link_slices(array, self.task, volume, lambda: self._schedule.seconds)
 
     def reserve_final(self, training_visits: bool) -> None:
         """Keep the time free that `final` will take; see `FinalCosts.reserve`."""

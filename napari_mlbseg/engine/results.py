@@ -53,15 +53,15 @@ class Results(Protocol):
     def __getitem__(self, volume: str) -> Mapping[str, ResultArray]: ...
 
 
-def label_dtype(class_values: tuple[int, ...]) -> np.dtype:
-    """Smallest unsigned integer type that holds the user's label numbers."""
-    return np.min_scalar_type(max(class_values))
+def label_dtype(task: SegmentationTask) -> np.dtype:
+    """Smallest unsigned integer type that holds the user's label numbers; of instances, one for any number of them."""
+    return np.min_scalar_type(max(task.class_values)) if task.last_instance is None else np.dtype(np.uint32)
 
 
 def result_layout(task: SegmentationTask, volume: Volume) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of each result array of `volume`."""
     z, y, x = volume.shape
-    labels, real = label_dtype(task.class_values), np.dtype(np.float32)
+    labels, real = label_dtype(task), np.dtype(np.float32)
     layout: dict[str, tuple[tuple[int, ...], np.dtype]] = dict.fromkeys(RESULT_NAMES, ((z, y, x), real))
     layout["initial_labels"] = layout["pseudo_labels"] = ((z, y, x), labels)
     layout["probability"] = ((z, task.n_classes, y, x), np.dtype(np.float16))

@@ -17,6 +17,7 @@ from napari_mlbseg.engine.initial_labels import (
     is_large,
 )
 from napari_mlbseg.engine.initial_writer import InitialWriter
+from napari_mlbseg.engine.label_planes import instance_note
 from napari_mlbseg.engine.learner import Learner
 from napari_mlbseg.engine.memory import peak_memory
 from napari_mlbseg.engine.networks import build_network
@@ -97,7 +98,7 @@ class Training:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config
         facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
-        yield Metrics(values=facts | no_data_note(self._pool.stores))
+        yield Metrics(values=facts | no_data_note(self._pool.stores) | instance_note(self.task))
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds
@@ -171,6 +172,7 @@ class Training:
                 self.task.n_channels,
                 prior_reach=self._pool.prior.reach,
                 slice_direction=self.task.slice_direction,
+                instances=self.task.last_instance is not None,
             )
             save_model(self._save_to, model)
         goes_on = not self._stops()
@@ -179,6 +181,7 @@ class Training:
         if goes_on:
             if not self._stopped:
                 yield from self._show_initial_labels()
+                yield from self._publisher.link_slices()
             predicted_until = self._schedule.seconds
             if trained:
                 yield from self._publisher.look_again(self._stops)

@@ -208,6 +208,7 @@ def write_report(path: Path, folder: JobFolder, **facts: Any) -> None:
         "device": metrics.get("device") or (started.device if started else None),
         "seed": request.config.seed,
         "class_values": request.class_values,
+        "instances": request.last_instance is not None,
         "steps": getattr(outcome, "steps", 0),
         "seconds": getattr(outcome, "seconds", None),
         "seconds_per_stage": _seconds_per_stage(events),

@@ -86,6 +86,7 @@ class Request(BaseModel):
     schema_version: int = SCHEMA_VERSION
     kind: JobKind = "train"
     class_values: tuple[int, ...]
+    last_instance: int | None = None
     config: TrainingConfig
     volumes: tuple[VolumeRequest, ...]
     previous: str | None = None  # a round whose model to start from (train) or to use (predict)
@@ -163,6 +164,7 @@ class JobFolder:
         request = Request(
             kind=kind,
             class_values=task.class_values,
+            last_instance=task.last_instance,
             config=task.config,
             volumes=tuple(volumes),
             previous=None if previous is None else str(Path(previous).absolute()),
@@ -241,6 +243,7 @@ class JobFolder:
             volumes=tuple(self._open_volume(volume) for volume in request.volumes),
             class_values=request.class_values,
             config=request.config,
+            last_instance=request.last_instance,
         )
 
     def _open_volume(self, volume: VolumeRequest) -> Volume:

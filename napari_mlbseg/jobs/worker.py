@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 
@@ -96,8 +97,7 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
     # outside the handler, whose traceback would keep alive what filled the memory
     yield Progress(stage=Stage.PREPARE, fraction=0, seconds=time.monotonic() - start, message=message)
     _free_memory()
-    smaller_task = SegmentationTask(volumes=task.volumes, class_values=task.class_values, config=smaller)
-    yield from _attempt(folder, request, smaller_task, start)
+    yield from _attempt(folder, request, replace(task, config=smaller), start)
 
 
 def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:

@@ -25,6 +25,7 @@ def score_slice(
     z: int,
     unit: str,
     unchanged: bool,
+    instances: bool = False,
 ) -> SliceScore:
     """Agreement of a predicted slice with the painted one.
 
@@ -38,6 +39,8 @@ def score_slice(
         Its uid.
     unchanged : bool
         Whether the slice was accepted as it was predicted.
+    instances : bool
+        Label numbers are those of single objects: what counts is their foreground.
 
     Returns
     -------
@@ -46,6 +49,8 @@ def score_slice(
     """
     from napari_mlbseg.engine.metrics import compare_labels  # brings scipy, which the window need not wait for
 
+    if instances:
+        prediction, painted = prediction > 0, painted > 0
     scores = list(compare_labels(prediction[None], painted[None], (1.0, *spacing)).values())
     distances = [score.hd95 for score in scores]
     return SliceScore(

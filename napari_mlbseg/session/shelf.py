@@ -149,6 +149,7 @@ class RoundShelf:
                 past.job.state is JobState.FINISHED
                 and isinstance(past.outcome, Finished)
                 and past.task.class_values == task.class_values
+                and (past.task.last_instance is None) == (task.last_instance is None)
                 and past.task.n_channels == task.n_channels
                 and all(getattr(past.task.config, name) == getattr(task.config, name) for name in _NETWORK)
             )
@@ -174,7 +175,14 @@ class RoundShelf:
         def compare() -> SliceScore:
             prediction = np.asarray(last.job.folder.results(name)["pseudo_labels"][z])
             return score_slice(
-                prediction, painted, spacing, volume=volume.uid, z=z, unit=volume.unit, unchanged=unchanged
+                prediction,
+                painted,
+                spacing,
+                volume=volume.uid,
+                z=z,
+                unit=volume.unit,
+                unchanged=unchanged,
+                instances=last.task.last_instance is not None,
             )
 
         def keep(score: SliceScore) -> None:
