@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, get_args
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -36,7 +37,8 @@ from napari_mlbseg.cli_predict import predict as predict_images
 from napari_mlbseg.cli_session import Watchable, add_session_parser
 from napari_mlbseg.cli_study import initial_label_source, training_rows, training_volumes
 from napari_mlbseg.config import PRESETS, Device, TrainingConfig
-from napari_mlbseg.engine.metrics import compare_labels
+from napari_mlbseg.engine.metrics import compare_instances, compare_labels
+from napari_mlbseg.instances import are_instances
 from napari_mlbseg.io.files import SUFFIXES, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.io.orientation import on_grid_of, turn_note
@@ -160,11 +162,15 @@ def _evaluate(options: argparse.Namespace, start: float) -> int:
     given = slice_axis_option(options.slice_axis)
     axis = default_slice_axis(reference) if given is None else given
     exclude = slice_numbers(options.exclude, "--exclude")
-    scores = compare_labels(
-        to_slices(on_reference, axis), to_slices(reference, axis), slice_spacing(reference, axis), exclude=exclude
-    )
+    found, true, spacing = to_slices(on_reference, axis), to_slices(reference, axis), slice_spacing(reference, axis)
+    facts = {"unit": reference.unit, "slice_axis": axis, "exclude": exclude}
+    if are_instances([np.asarray(plane) for plane in true]):
+        objects = asdict(compare_instances(np.asarray(found), np.asarray(true), spacing, exclude=exclude))
+        print(json.dumps({"instances": objects | {"foreground": _finite(objects["foreground"])}, **facts}, indent=2))
+        return _OK
+    scores = compare_labels(found, true, spacing, exclude=exclude)
     classes = {str(value): _finite(asdict(of_class)) for value, of_class in scores.items()}
-    print(json.dumps({"classes": classes, "unit": reference.unit, "slice_axis": axis, "exclude": exclude}, indent=2))
+    print(json.dumps({"classes": classes, **facts}, indent=2))
     return _OK
 
 
@@ -234,7 +240,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(predict)
     add_cluster_options(predict)
 
-    evaluate = commands.add_parser("evaluate", help="Dice, Jaccard, HD95 and ASD of each class, as JSON")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="Dice, Jaccard, HD95 and ASD of each class, or of objects, as JSON",
+    )
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("prediction", metavar="PREDICTION", help="label file")
     evaluate.add_argument("reference", metavar="REFERENCE", help="label file")

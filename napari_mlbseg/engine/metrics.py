@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["ClassScores", "compare_labels", "compare_masks", "dice"]
+__all__ = ["ClassScores", "InstanceScores", "compare_instances", "compare_labels", "compare_masks", "dice"]
+
+_MATCHED = 0.5  # intersection over union from which on two objects are the same: no other can have as much
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,49 @@ class ClassScores:
     jaccard: float
     hd95: float
     asd: float
+
+
+@dataclass(frozen=True)
+class InstanceScores:
+    """Agreement of two segmentations whose label numbers are those of single objects.
+
+    Attributes
+    ----------
+    foreground : ClassScores
+        Of all objects together.
+    f1 : float
+        Twice the objects that are in both (intersection over union of at least 0.5), over the objects of both.
+    predicted, true, matched : int
+        Objects in the prediction, in the reference, and in both.
+    """
+
+    foreground: ClassScores
+    f1: float
+    predicted: int
+    true: int
+    matched: int
+
+
+def compare_instances(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    *,
+    exclude: Sequence[int] = (),
+) -> InstanceScores:
+    """Scores of instance labels, (Z, Y, X), whatever number an object has; parameters as in `compare_labels`."""
+    foreground = compare_masks(prediction > 0, reference > 0, spacing, exclude=exclude)
+    counted = np.ones(len(prediction), bool)
+    counted[list(exclude)] = False
+    mine, true = prediction[counted].ravel(), reference[counted].ravel()
+    pairs, both = np.unique(np.stack([mine, true]), axis=1, return_counts=True)
+    sizes = [dict(zip(*np.unique(numbers, return_counts=True), strict=True)) for numbers in (mine, true)]
+    matched = 0
+    for a, b, n in zip(*pairs, both, strict=True):
+        matched += int(a > 0 and b > 0 and n >= _MATCHED * (sizes[0][a] + sizes[1][b] - n))
+    n_mine, n_true = (len(of_number.keys() - {0}) for of_number in sizes)
+    total = n_mine + n_true
+    return InstanceScores(foreground, 2 * matched / total if total else 1.0, n_mine, n_true, matched)
 
 
 def compare_labels(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from napari_mlbseg.engine.metrics import compare_labels, compare_masks, dice
+from napari_mlbseg.engine.metrics import compare_instances, compare_labels, compare_masks, dice
 
 
 def block(*corners: tuple[int, int], shape: tuple[int, ...] = (10, 12, 14)) -> np.ndarray:
@@ -93,3 +93,16 @@ def test_what_does_not_fit_is_said():
         compare_masks(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
     with pytest.raises(ValueError, match="no slice 7 to exclude: the slices are 0 to 1"):
         compare_masks(np.zeros((2, 3), bool), np.zeros((2, 3), bool), exclude=[7])
+
+
+def test_objects_count_as_found_whatever_their_numbers():
+    reference = np.zeros((2, 8, 12), int)
+    reference[0, 1:5, 1:5], reference[0, 1:5, 6:10] = 1, 2
+    prediction = np.zeros_like(reference)
+    prediction[0, 1:5, 1:5] = 9  # found
+    prediction[0, 1:5, 6:7] = 4  # a quarter of one
+    prediction[1, 0:2, 0:2] = 5  # on a slice that does not count
+    scores = compare_instances(prediction, reference, exclude=[1])
+    assert (scores.predicted, scores.true, scores.matched, scores.f1) == (2, 2, 1, 0.5)
+    assert scores.foreground.dice == pytest.approx(2 * 20 / (20 + 32))
+    assert compare_instances(reference * 7, reference).f1 == 1

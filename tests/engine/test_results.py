@@ -25,7 +25,7 @@ def test_every_array_has_a_slice_axis_and_probability_a_channel_for_each_class()
 
 @pytest.mark.parametrize(("largest", "dtype"), [(1, "u1"), (255, "u1"), (256, "u2"), (70000, "u4"), (2**40, "u8")])
 def test_label_numbers_fit(largest, dtype):
-    assert label_dtype((0, largest)) == np.dtype(dtype)
+    assert label_dtype(SegmentationTask((), (0, largest))) == np.dtype(dtype)
     layout = result_layout(task((0, largest)), task().volumes[0])
     assert layout["pseudo_labels"][1] == layout["initial_labels"][1] == np.dtype(dtype)
 
