@@ -16,12 +16,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
+from napari_mlbseg.io.units import conversion_factor, is_length
 
 __all__ = [
     "NIFTI_SUFFIXES",
     "MAX_CHANNELS",
     "NiftiNative",
-    "new_nifti_grid",
+    "nifti_grid_with_affine",
     "read_nifti",
     "write_nifti",
 ]
@@ -33,7 +34,6 @@ MAX_CHANNELS = 16
 _GZIP_LEVEL = 1  # noise hardly shrinks further, and level 6 takes five times as long
 _UNITS = {"mm": "mm", "micron": "um", "meter": "m", "unknown": "mm"}  # nobody stores metres without saying so
 _UNIT_CODES = {"mm": "mm", "um": "micron", "m": "meter"}
-_MILLIMETRES = {"nm": 1e-6, "cm": 10.0}  # units that NIfTI does not know
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,35 +141,34 @@ def _write_parts(file: Any, array: np.ndarray, header: Any) -> None:
         file.write(plane.astype(stored, copy=False).tobytes(order="F"))
 
 
-def new_nifti_grid(
-    path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], unit: str
-) -> FileGrid:
-    """A grid for an array that comes from no NIfTI file: axes ``IJK`` along RAS, plain spacing and origin.
+def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarray, unit: str) -> FileGrid:
+    """A grid for an array that comes from no NIfTI file: axes ``IJK``.
 
     Parameters
     ----------
     path : Path
         Where it will be written.
-    shape, spacing, origin : tuples of length 3
-        Along (i, j, k), in `unit`.
+    shape : tuple of length 3
+        Along (i, j, k).
+    affine : ndarray, (4, 4)
+        Indices along (i, j, k) to the world (x, y, z), in `unit`.
     unit : str
         Lengths that NIfTI has no unit for are converted to millimetres.
     """
-    factor = _MILLIMETRES.get(unit, 1.0)
+    if unit not in _UNIT_CODES:
+        affine, unit = np.diag([*[conversion_factor(unit, "mm")] * 3, 1.0]) @ affine, "mm" if is_length(unit) else unit
     header = nibabel.Nifti1Header()
     header.set_data_shape(shape)
-    affine = np.diag([*(factor * value for value in spacing), 1.0])
-    affine[:3, 3] = [factor * value for value in origin]
     header.set_sform(affine, code="aligned")
-    header.set_qform(affine, code="aligned")
-    header.set_xyzt_units(_UNIT_CODES.get(unit, "mm" if unit in _MILLIMETRES else "unknown"))
+    header.set_qform(affine, code="aligned", strip_shears=True)  # which has no place for a shear
+    header.set_xyzt_units(_UNIT_CODES.get(unit, "unknown"))
     return FileGrid(
         path=path,
         format="nifti",
         suffix=next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)),
         axes="IJK",
         shape=shape,
-        spacing=spacing,
+        spacing=tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0)),
         unit=unit,
         native=NiftiNative(affine=header.get_best_affine(), header=header),
     )

@@ -16,7 +16,7 @@ from napari_mlbseg.io.nifti import NiftiNative
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ZarrNative
 
-__all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "read_layer", "read_layers"]
+__all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "layer_geometry", "read_layer", "read_layers"]
 
 #: A napari layer-data tuple: array (or arrays, of an image with smaller copies), keyword arguments of the layer, type.
 LayerData = tuple[Any, dict[str, Any], str]
@@ -73,7 +73,7 @@ def _remembered(layer: LayerData) -> LayerData:
 
 def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
     metadata = {METADATA_KEY: {"grid": image.grid, "channel": None}}
-    options = {"name": name, "metadata": metadata, **_geometry(image)}
+    options = {"name": name, "metadata": metadata, **layer_geometry(image)}
     if image.channel_axis is None:
         return [(_pyramid(image, None), options | _as_pyramid(image, layer_type), layer_type)]
     channels = moved_axis(image.data, image.channel_axis, image.data.ndim - 1)
@@ -122,7 +122,7 @@ def _colours_in_layer_order(channels: Any, grid: FileGrid) -> Any:
     return moved_axis(channels.T, 0, channels.ndim - 1) if grid.format == "nifti" else channels
 
 
-def _geometry(grid: FileGrid) -> dict[str, Any]:
+def layer_geometry(grid: FileGrid) -> dict[str, Any]:
     """Scale, translation, units and axis labels of the layers, in the layers' axis order."""
     letters = grid.stack_axes
     scale = list(grid.spacing)

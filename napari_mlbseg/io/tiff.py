@@ -270,6 +270,9 @@ def _ome_sizes(grid: FileGrid) -> dict[str, Any]:
 
 
 def _fraction(value: float) -> tuple[int, int]:
-    """A fraction of two 32-bit numbers, as TIFF stores resolutions."""
-    scale = 10 ** max(0, 8 - max(0, math.ceil(math.log10(value)))) if value > 0 else 1
+    """A fraction of two 32-bit numbers, as TIFF stores resolutions, right to nine digits."""
+    if value < 1:
+        denominator, numerator = _fraction(1 / value)
+        return numerator, denominator
+    scale = 10 ** max(0, 9 - math.ceil(math.log10(value)))
     return round(value * scale), scale

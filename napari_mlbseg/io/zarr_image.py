@@ -14,7 +14,7 @@ import numpy as np
 from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
 
-__all__ = ["ZARR_SUFFIXES", "ZarrNative", "read_zarr", "write_zarr", "zarr_array"]
+__all__ = ["ZARR_SUFFIXES", "ZarrNative", "new_zarr_grid", "read_zarr", "write_zarr", "zarr_array"]
 
 ZARR_SUFFIXES = (".ome.zarr", ".zarr")
 
@@ -141,6 +141,38 @@ def write_zarr(path: Path, array: Any, axes: str, grid: FileGrid) -> None:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def new_zarr_grid(
+    path: Path,
+    axes: str,
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    translation: tuple[float, ...],
+    unit: str,
+) -> FileGrid:
+    """A grid for an array that comes from no zarr image.
+
+    Parameters
+    ----------
+    path : Path
+        Where it will be written.
+    axes : str
+        Letters among ``TZYX``.
+    shape, spacing, translation : tuples
+        One value for each of `axes`, in `unit`.
+    unit : str
+    """
+    return FileGrid(
+        path=path,
+        format="zarr",
+        suffix=next(suffix for suffix in ZARR_SUFFIXES if path.name.lower().endswith(suffix)),
+        axes=axes,
+        shape=shape,
+        spacing=spacing,
+        unit=unit,
+        native=ZarrNative(array="0", levels=(), translation=translation, is_ome=True),
+    )
 
 
 def _place(array: Any) -> Path:

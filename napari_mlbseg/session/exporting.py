@@ -10,9 +10,9 @@ import numpy as np
 
 from napari_mlbseg.io.array_view import ArrayView, moved_axis
 from napari_mlbseg.io.files import write_array
-from napari_mlbseg.io.image_file import FileGrid
-from napari_mlbseg.io.nifti import new_nifti_grid
-from napari_mlbseg.io.tiff import new_tiff_grid
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid
+from napari_mlbseg.io.layer_grid import layer_grid, needs_affine, warn_of_loss
+from napari_mlbseg.io.units import unit_name
 from napari_mlbseg.io.volumes import TRAINED_FILES
 from napari_mlbseg.jobs.folder import safe_name
 from napari_mlbseg.session.rounds import Round
@@ -37,7 +37,7 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
     list of Path
         ``annotation``, ``pseudo_labels``, ``probability``, ``weight_initial``, ``weight_pseudo``, ``view_agreement``,
         ``initial_doubt`` and ``label_doubt``, as far as they are there, in the format of the image; an image without a
-        file gets NIfTI if its unit is the millimetre, else TIFF.
+        file gets NIfTI if its unit is the millimetre or if it is placed or turned in the world, else TIFF.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def export_session(volumes: Sequence[AnnotatedVolume], shown: Round | None, out:
     for volume in volumes:
         folder = out / safe_name(volume.name) if len(volumes) > 1 else out
         folder.mkdir(parents=True, exist_ok=True)
-        grid = _new_grid(volume, folder) if volume.grid is None or volume.is_moved else volume.grid
+        grid = _grid(volume, folder)
         if volume.is_annotated:
             written.append(_write(folder / "annotation", np.asarray(volume.annotation), grid))
         name = shown.name_of(volume.uid) if shown is not None else None
@@ -85,11 +85,20 @@ def _write(stem: Path, array: Any, grid: FileGrid) -> Path:
     return path
 
 
-def _new_grid(volume: AnnotatedVolume, folder: Path) -> FileGrid:
-    """A grid from how the image's layer lies in the world."""
-    shape = tuple(int(n) for n in volume.annotation.shape)
-    if volume.unit in ("mm", "millimeter"):
-        translate = volume.geometry.translate if volume.geometry is not None else (0.0,) * 3
-        return new_nifti_grid(folder / "image.nii.gz", shape[::-1], volume.spacing[::-1], translate[::-1], "mm")
-    unit = {"micrometer": "um", "nanometer": "nm", "centimeter": "cm"}.get(volume.unit, volume.unit)
-    return new_tiff_grid(folder / "image.tif", "ZYX", shape, volume.spacing, unit)
+def _grid(volume: AnnotatedVolume, folder: Path) -> FileGrid:
+    """The grid of the files, from how the image's layer lies: what `write_layer` gives the layer itself."""
+    n = len(volume.annotation.shape)
+    attributes: dict[str, Any] = {"scale": volume.spacing, "units": (volume.unit,) * n}
+    if volume.geometry is not None:
+        attributes = volume.geometry.model_dump()
+    attributes["name"] = volume.name
+    shape = tuple(int(length) for length in volume.annotation.shape)
+    if volume.grid is not None:
+        suffix = volume.grid.suffix or ".zarr"
+        attributes["metadata"] = {METADATA_KEY: {"grid": volume.grid}}
+    else:
+        is_nifti = unit_name(volume.unit) == "mm" or needs_affine(shape, attributes)
+        suffix = ".nii.gz" if is_nifti else ".tif"
+    grid = layer_grid(folder / f"image{suffix}", shape, attributes)
+    warn_of_loss(grid, attributes)
+    return grid

@@ -96,8 +96,8 @@ class MapSaver(QWidget):
             return
         image, kind = self._maps.image, self._kind
         _, attributes, _ = image.as_layer_data_tuple()
-        # the map has no colour axis, whatever its image has
-        described = {**attributes, "name": f"{image.name} {kind.layer_name}", "rgb": False}
+        # the map has no colour axis and no smaller copies, whatever its image has
+        described = {**attributes, "name": f"{image.name} {kind.layer_name}", "rgb": False, "multiscale": False}
         self._is_saving = True
         self.save_map.setEnabled(False)
         self.said.setText(f"Saving {Path(path).name}…")

@@ -68,7 +68,8 @@ def test_a_layer_without_a_file_writes_scale_translation_and_unit(tmp_path):
     assert after.affine.tolist() == [[0.25, 0, 0, 30], [0, 0.5, 0, 20], [0, 0, 3, 10], [0, 0, 0, 1]]
     assert after.header.get_xyzt_units()[0] == "micron"
 
-    write_layer(str(tmp_path / "new.tif"), data, attributes)
+    with pytest.warns(UserWarning, match="without its position"):
+        write_layer(str(tmp_path / "new.tif"), data, attributes)
     back = read_image(tmp_path / "new.tif")
     assert (back.axes, back.unit) == ("ZYX", "um")
     assert back.spacing == pytest.approx((3.0, 0.5, 0.25))

@@ -55,3 +55,9 @@ def test_sample_data_opens(viewer):
     assert image.data.shape == truth.data.shape
     assert np.array_equal(image.scale, truth.scale)
     assert not truth.visible
+
+
+def test_a_layer_that_cannot_be_written_is_said_in_a_warning(viewer, tmp_path):
+    layer = viewer.add_labels(np.zeros((2, 3, 4, 5), np.uint8), name="movie")
+    with pytest.warns(UserWarning, match="'movie' has 4 axes"):
+        assert layer.save(str(tmp_path / "movie.nii.gz"), plugin="napari-mlbseg") == []

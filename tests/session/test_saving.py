@@ -251,13 +251,13 @@ def test_another_slice_axis_keeps_what_was_painted(saved, settle):
 
 
 def test_images_by_reference_are_found_again_when_both_moved(tmp_path, settle):
-    from napari_mlbseg.io.nifti import new_nifti_grid, read_nifti, write_nifti
+    from napari_mlbseg.io.nifti import nifti_grid_with_affine, read_nifti, write_nifti
     from napari_mlbseg.session.volume import ImageSource
 
     volume = make_volume(clean={1})
     file = tmp_path / "data" / "heart.nii.gz"
     file.parent.mkdir()
-    grid = new_nifti_grid(file, volume.image.T.shape, (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), "mm")
+    grid = nifti_grid_with_affine(file, volume.image.T.shape, np.diag([1.0, 1.0, 2.0, 1.0]), "mm")
     write_nifti(file, volume.image.T, "IJK", grid)
     volume.source, volume.grid = ImageSource("file", file), read_nifti(file).grid
     session = SegmentationSession(tmp_path / "data" / "heart.mlbseg")
