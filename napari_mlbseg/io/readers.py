@@ -66,7 +66,7 @@ def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> 
 def _remembered(layer: LayerData) -> LayerData:
     """A layer that knows which pixels it was given, and where they lie."""
     data, options, _ = layer
-    pixels = data[0] if options.get("multiscale") else data
+    pixels = data[0] if isinstance(data, list) else data  # of several levels, labels included
     options["metadata"][METADATA_KEY][READ_KEY] = ReadPixels(pixels, options)
     return layer
 
