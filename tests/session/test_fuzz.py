@@ -1,10 +1,14 @@
-"""Random strokes, undos, accepts, rounds, saves and crashes: nothing that was painted is lost or changed."""
+"""A random session: strokes, undos, accepts, rejects, marks, rounds, quits, crashes, deleted and restored annotations.
+
+Nothing that was painted is lost or changed, and the session gains no volume.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionS
 from napari_mlbseg.session.marks import combined_digest, slice_digest
 from napari_mlbseg.session.opening import load_session
 from napari_mlbseg.task import TaskError
-from napari_mlbseg.viewer.accepting import put_prediction
+from napari_mlbseg.viewer.accepting import AcceptedVoxels, put_back, put_prediction
 
 from .conftest import PlayedJob
 
@@ -40,15 +44,26 @@ class Annotating(RuleBasedStateMachine):
         self.truth = self.layer.data.copy()
         self.stack: list[np.ndarray] = []  # what undo goes back to
         self.redo_stack: list[np.ndarray] = []
+        self.forget_accepted()
         self.recent = [{p.tobytes()} for p in self.truth]  # what each slice held since all was saved
         self.session.touch("heart")
         self.settle()  # the image, which has no file, is copied: this is about what is painted
 
     # -- what a person does ----------------------------------------------------------------------------------------
 
-    def change(self, z: int | None) -> None:
-        """Something was painted: tell the session, as a layer's event does."""
+    def forget_accepted(self) -> None:
+        self.accepted = [AcceptedVoxels() for _ in range(SHAPE[0])]
+        self.origin = np.full(SHAPE, -1)  # what was there before an accept; -1 where a person painted
+
+    def change(self, z: int | None, before: np.ndarray) -> None:
+        """Something was painted: tell the session and the review, as a layer's event does."""
         self.session.touch("heart", z)
+        self.origin[self.truth != before] = -1
+        for here, accepted in enumerate(self.accepted):
+            accepted.forget_changed(self.layer.data[here])
+        self.note_recent()
+
+    def note_recent(self) -> None:
         for here, plane in enumerate(self.truth):
             self.recent[here].add(plane.tobytes())
 
@@ -60,7 +75,7 @@ class Annotating(RuleBasedStateMachine):
         if not np.array_equal(before, self.truth):
             self.stack.append(before)
             self.redo_stack.clear()
-        self.change(z)
+        self.change(z, before)
 
     @precondition(lambda self: self.stack)
     @rule()
@@ -68,7 +83,7 @@ class Annotating(RuleBasedStateMachine):
         self.redo_stack.append(self.truth.copy())
         self.truth = self.stack.pop()
         self.layer.undo()
-        self.change(None)
+        self.change(None, self.redo_stack[-1])
 
     @precondition(lambda self: self.redo_stack)
     @rule()
@@ -76,7 +91,7 @@ class Annotating(RuleBasedStateMachine):
         self.stack.append(self.truth.copy())
         self.truth = self.redo_stack.pop()
         self.layer.redo()
-        self.change(None)
+        self.change(None, self.stack[-1])
 
     @rule(z=slices, clean=st.booleans())
     def mark(self, z: int, clean: bool) -> None:
@@ -89,14 +104,57 @@ class Annotating(RuleBasedStateMachine):
         prediction = np.asarray(shown.job.folder.results("heart")["pseudo_labels"][z])
         old, before = self.truth.copy(), slice_digest(self.truth[z])
         expected = prediction if over else np.where(self.truth[z] == 0, prediction, self.truth[z])
-        changed = put_prediction(self.layer, prediction, 0, z, over_painted=over)
+        changed = put_prediction(self.layer, prediction, 0, z, over_painted=over, noted=self.accepted[z])
         assert changed == np.count_nonzero(expected != self.truth[z])
         if changed:
             self.truth[z] = expected
             self.stack.append(old)
             self.redo_stack.clear()
             self.session.note_accepted("heart", z, shown.number, before, slice_digest(self.layer.data[z]))
-            self.change(z)
+            written = expected != old[z]
+            self.origin[z] = np.where(written & (self.origin[z] < 0), old[z], self.origin[z])
+            self.note_recent()
+
+    @precondition(lambda self: any(past.has_results for past in self.session.rounds))
+    @rule(z=slices)
+    def reject(self, z: int) -> None:
+        """What was accepted and left as it was is taken back; what is painted stays. Of a clean slice, nothing is."""
+        if z in self.session.volume("heart").clean:
+            return
+        old, is_accepted = self.truth.copy(), self.origin[z] >= 0
+        changed = put_back(self.layer, self.accepted[z], 0, z)
+        assert changed == np.count_nonzero(is_accepted)
+        self.truth[z][is_accepted] = self.origin[z][is_accepted]
+        if changed:
+            self.stack.append(old)
+            self.redo_stack.clear()
+            self.change(z, old)
+        self.session.set_rejected("heart", z)
+
+    @precondition(lambda self: self.truth.any() or self.session.volume("heart").clean)
+    @rule(reopens=st.booleans(), anew=st.booleans())
+    def delete_and_restore(self, reopens: bool, anew: bool) -> None:
+        """The annotation's layer is deleted, perhaps another one painted and napari quit; then it is brought back."""
+        uid, clean = self.uid, set(self.session.volume("heart").clean)
+        bare = AnnotatedVolume(
+            name="heart", image=self.session.volume("heart").image, annotation=np.zeros_like(self.truth)
+        )
+        self.session.set_volumes([replace(bare, is_annotated=anew)])
+        if anew:
+            bare.annotation[0, 0, 0] = 1
+            self.session.touch("heart", 0)
+        if reopens:
+            self.session.close()
+            self.open()
+        removed = next(each for each in self.session.removed_annotations("heart") if each.uid == uid)
+        restored = removed.read()
+        self.session.take_back(restored, self.session.volume("heart"))
+        again = replace(bare, uid=uid, annotation=restored.pixels, marks=restored.marks[0], is_annotated=True)
+        self.session.set_volumes([replace(again, image=self.session.volume("heart").image)])
+        self.show()
+        assert np.array_equal(self.layer.data, self.truth)
+        assert self.session.volume("heart").clean == clean
+        self.save()
 
     # -- what the session does -------------------------------------------------------------------------------------
 
@@ -139,8 +197,10 @@ class Annotating(RuleBasedStateMachine):
         self.session.save()
         self.all_is_saved()
 
-    @rule()
-    def close_and_open(self) -> None:
+    @rule(deserted=st.booleans())
+    def close_and_open(self, deserted: bool) -> None:
+        if deserted:  # a viewer may take its layers away before its window goes
+            self.session.set_volumes([])
         self.session.close()
         self.reopen()
         assert np.array_equal(self.layer.data, self.truth), "closing saves everything"
@@ -187,10 +247,19 @@ class Annotating(RuleBasedStateMachine):
             assert time.monotonic() < end, "it was not saved in time"
             time.sleep(0.001)
 
-    def reopen(self) -> None:
+    def open(self) -> None:
         loaded = load_session(self.folder)
         self.session = SegmentationSession()
         self.session.load(loaded)
+        assert len(self.session) == 1, "no volume was gained"
+        assert not self.session.read_only
+
+    def reopen(self) -> None:
+        self.open()
+        self.show()
+
+    def show(self) -> None:
+        """A layer of what the session holds; it has nothing to undo."""
         volume = self.session.volume("heart")
         self.layer = Labels(volume.annotation)
         assert self.layer.data is volume.annotation
@@ -198,6 +267,7 @@ class Annotating(RuleBasedStateMachine):
         assert volume.marks.clean <= set(range(SHAPE[0]))
         self.stack.clear()
         self.redo_stack.clear()
+        self.forget_accepted()
 
     def teardown(self) -> None:
         self.session.close()
@@ -218,8 +288,8 @@ def test_nothing_is_lost():
     run_state_machine_as_test(
         Annotating,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
+            max_examples=50,
+            stateful_step_count=40,  # 2,000 steps in all
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=True,
