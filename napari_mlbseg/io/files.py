@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from napari_mlbseg.io.array_view import MAPPED_BYTES, is_lazy
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, compact, from_slices
-from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
+from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, encode_nifti, read_nifti, write_nifti
 from napari_mlbseg.io.spooling import write_spooled
-from napari_mlbseg.io.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
-from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, read_zarr, write_zarr
+from napari_mlbseg.io.tiff import TIFF_SUFFIXES, encode_tiff, read_tiff, write_tiff
+from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ome_metadata, read_zarr, write_zarr
 
-__all__ = ["SUFFIXES", "has_known_suffix", "read_image", "read_labels", "write_array", "write_result"]
+__all__ = ["SUFFIXES", "check_writable", "has_known_suffix", "read_image", "read_labels", "write_array", "write_result"]
 
 SUFFIXES = NIFTI_SUFFIXES + TIFF_SUFFIXES + ZARR_SUFFIXES
 
@@ -113,6 +117,32 @@ def write_result(
     stored, axes = from_slices(array, like, slice_axis)
     write_array(path, stored, axes, like)
     return path
+
+
+def check_writable(like: FileGrid, slice_axis: int) -> None:
+    """Try, before anything long begins, what results need: an empty one is encoded in memory.
+
+    Parameters are those of `write_result`.
+
+    Raises
+    ------
+    ImageFileError
+        If the file's header cannot be repeated.
+    """
+    for empty in (np.zeros((1, 1, 1), np.uint8), np.zeros((1, 2, 1, 1), np.float32)):
+        stored, axes = from_slices(empty, like, slice_axis)
+        try:
+            if like.format == "zarr":
+                json.dumps(ome_metadata(like.name, axes, like), allow_nan=False)
+            elif like.format == "nifti":
+                encode_nifti(BytesIO(), stored, axes, like, compress=False)
+            else:
+                encode_tiff(BytesIO(), stored, axes, like)
+        except (ValueError, TypeError, ArithmeticError, LookupError, struct.error, HeaderDataError) as error:
+            raise ImageFileError(
+                f"The header of {like.path} cannot be repeated in results ({error}): export the image again, with "
+                "another program or format."
+            ) from error
 
 
 def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "NIFTI_SUFFIXES",
     "MAX_CHANNELS",
     "NiftiNative",
+    "encode_nifti",
     "nifti_grid_with_affine",
     "read_nifti",
     "write_nifti",
@@ -110,6 +111,11 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
     OSError
         If the file cannot be written.
     """
+    write_file_atomically(path, lambda file: encode_nifti(file, array, axes, grid, path.name.endswith(".gz")))
+
+
+def encode_nifti(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid, compress: bool) -> None:
+    """Write to an open file what `write_nifti` writes."""
     native: NiftiNative = grid.native
     if "T" in axes:  # a 2D image over time: its third axis is stored with length 1
         array = np.expand_dims(array, 2)
@@ -120,15 +126,11 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the display range was that of the image
     header.set_intent("none")
-
-    def write(file: BinaryIO) -> None:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as compressed:
-                _write_parts(compressed, array, header)
-        else:
-            _write_parts(file, array, header)
-
-    write_file_atomically(path, write)
+    if not compress:
+        _write_parts(file, array, header)
+        return
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as compressed:
+        _write_parts(compressed, array, header)
 
 
 def _write_parts(file: Any, array: np.ndarray, header: Any) -> None:

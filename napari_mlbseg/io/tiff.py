@@ -8,7 +8,7 @@ import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,7 +17,7 @@ import tifffile
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
 
-__all__ = ["TIFF_SUFFIXES", "TiffNative", "new_tiff_grid", "read_tiff", "write_tiff"]
+__all__ = ["TIFF_SUFFIXES", "TiffNative", "encode_tiff", "new_tiff_grid", "read_tiff", "write_tiff"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -128,6 +128,11 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
     OSError
         If the file cannot be written.
     """
+    write_file_atomically(path, lambda file: encode_tiff(file, array, axes, grid))
+
+
+def encode_tiff(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+    """Write to an open file what `write_tiff` writes."""
     native: TiffNative = grid.native
     if native.flavour == "imagej" and array.dtype == np.int16 and array.min() >= 0:
         array = array.view(np.uint16)
@@ -137,11 +142,18 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
     is_imagej = native.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and array.nbytes < _IMAGEJ_BYTES
     if is_imagej and set(axes) <= set("TZCYX"):
         options["imagej"] = True
-        options["metadata"] |= native.imagej
+        options["metadata"] |= {key: _in_ascii(value) for key, value in native.imagej.items()}
     elif native.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):
         options["ome"] = True
         options["metadata"] |= native.ome or _ome_sizes(grid)
-    write_file_atomically(path, lambda file: tifffile.imwrite(file, np.ascontiguousarray(array), **options))
+    tifffile.imwrite(file, np.ascontiguousarray(array), **options)
+
+
+def _in_ascii(value: Any) -> Any:
+    """A value as ImageJ's description holds it: a micro sign, which others write as it is, becomes an escape."""
+    if not isinstance(value, str):
+        return value
+    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04X}" for letter in value)
 
 
 def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[float, ...], unit: str) -> FileGrid:

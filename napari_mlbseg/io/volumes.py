@@ -14,7 +14,7 @@ from napari_mlbseg import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy, is_on_disk
 from napari_mlbseg.io.file_array import FileArray, FileSource, Part
-from napari_mlbseg.io.files import read_image, read_labels, write_result
+from napari_mlbseg.io.files import check_writable, read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import (
     FileGrid,
     ImageFile,
@@ -103,6 +103,7 @@ def load_volume(
     forget = forget or (image.format != "zarr" and is_on_disk(image.data))
     axis, axis_note = _slice_axis(image, slice_direction) if slice_axis is None else (slice_axis, "")
     slices = to_slices(_forgotten(image, "image") if forget else image, axis)
+    check_writable(image.grid, axis)
     n_slices = slices.shape[0]
     marks = np.zeros(n_slices, dtype=bool)
     for z in clean:

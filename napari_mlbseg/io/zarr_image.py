@@ -14,7 +14,7 @@ import numpy as np
 from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
 
-__all__ = ["ZARR_SUFFIXES", "ZarrNative", "new_zarr_grid", "read_zarr", "write_zarr", "zarr_array"]
+__all__ = ["ZARR_SUFFIXES", "ZarrNative", "new_zarr_grid", "ome_metadata", "read_zarr", "write_zarr", "zarr_array"]
 
 ZARR_SUFFIXES = (".ome.zarr", ".zarr")
 
@@ -136,7 +136,7 @@ def write_zarr(path: Path, array: Any, axes: str, grid: FileGrid) -> None:
         target = group.create_array("0", shape=array.shape, chunks=tuple(chunks), dtype=array.dtype, fill_value=0)
         for index in range(array.shape[0]):
             target[index] = np.asarray(array[index])
-        group.attrs["ome"] = _ome_metadata(path.name, axes, grid)
+        group.attrs["ome"] = ome_metadata(path.name, axes, grid)
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
@@ -234,7 +234,8 @@ def _checked(axes: str, n: int) -> str:
     return axes
 
 
-def _ome_metadata(name: str, axes: str, grid: FileGrid) -> dict[str, Any]:
+def ome_metadata(name: str, axes: str, grid: FileGrid) -> dict[str, Any]:
+    """What describes an array with `axes` in the space of `grid` as an OME-Zarr image of one level."""
     words = {short: long for long, short in _UNITS.items()}
     spacing = dict(zip(grid.stack_axes, grid.spacing, strict=True))
     native = grid.native

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg.io.files import read_image, write_result
+from napari_mlbseg.io.files import check_writable, read_image, write_result
 from napari_mlbseg.io.image_file import ImageFileError, default_slice_axis, to_slices
 
 DATA = np.random.default_rng(0).integers(0, 4000, (6, 5, 4)).astype(np.uint16)  # (Z, Y, X)
@@ -119,3 +120,26 @@ def test_a_truncated_file_is_named(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ImageFileError, match=r"cut\.tif cannot be read as TIFF, it is truncated or damaged"):
         read_image(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_raw_micro_sign_is_written_as_imagej_writes_it(tmp_path, encoding):
+    description = "ImageJ=1.47v\nimages=5\nslices=5\nunit=µm\nspacing=3.0\nloop=false\n".encode(encoding)
+    data = np.arange(5 * 16 * 8, dtype=np.uint16).reshape(5, 16, 8)
+    source = tmp_path / "mu.tif"
+    tifffile.imwrite(source, data, description=description, metadata=None, resolution=(2, 2), resolutionunit=1)
+    image = read_image(source)
+    assert (image.unit, image.spacing) == ("um", (3, 0.5, 0.5))
+    check_writable(image, 0)
+    back = read_image(write_result(tmp_path / "result", data, image, 0))
+    assert (back.unit, back.spacing) == ("um", (3, 0.5, 0.5))
+    assert np.array_equal(back.data, data)
+    with tifffile.TiffFile(back.path) as file:
+        assert "unit=\\u00B5m\n" in file.pages.first.description
+
+
+def test_a_header_that_cannot_be_repeated_is_said_before_anything_begins(tmp_path):
+    image = read_image(imagej(tmp_path / "image.tif", DATA, "ZYX"))
+    odd = dataclasses.replace(image.native, resolution=((2**40, 1), (1, 1)))
+    with pytest.raises(ImageFileError, match="cannot be repeated"):
+        check_writable(dataclasses.replace(image.grid, native=odd), 0)
