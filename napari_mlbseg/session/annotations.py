@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from psygnal import Signal
@@ -212,6 +213,8 @@ class KeptVolumes(ABC):
         """Leave the folder and its volumes; save first, or leave it as it is. An unsaved, empty one is deleted."""
         if self._autosave is None:
             return
+        if save:
+            self._rescue(self._autosave)
         saver, self._autosave = self._autosave, None
         if save:
             saver.close()
@@ -223,6 +226,15 @@ class KeptVolumes(ABC):
         if is_ours and home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
             saver.folder.remove()
         self._volumes, self._marks = {}, {}
+
+    def _rescue(self, saver: Autosave) -> None:
+        """What was painted on a session that another program has open gets a session of its own, without rounds."""
+        if saver.read_only and saver.is_awake:
+            with suppress(OSError, SessionError):
+                saver.sweep()
+                path = home.unsaved_path(saver.folder.path.stem)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                saver.move(SessionFolder(path), keep=True, rounds=False)
 
     def _is_worth_keeping(self, saver: Autosave) -> bool:
         """Whether anything was painted or marked."""

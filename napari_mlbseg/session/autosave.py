@@ -230,10 +230,13 @@ class Autosave:
     def only_read(self, busy: SessionBusyError) -> None:
         """Write nothing, since another program has the folder open: what is painted stays in memory."""
         self._locked = False
-        self.read_only = f"{busy} Until then you can look at it here, but nothing is saved and nothing can be trained."
+        self.read_only = (
+            f"{busy} Until then you can look at it, but nothing is saved in it and nothing can be trained. What you "
+            "paint all the same is kept in a copy, see Recent."
+        )
         self._say("lock", self.read_only)
 
-    def move(self, folder: SessionFolder, keep: bool) -> None:
+    def move(self, folder: SessionFolder, keep: bool, *, rounds: bool = True) -> None:
         """Go on in another folder, which must not be there yet.
 
         Parameters
@@ -241,6 +244,8 @@ class Autosave:
         folder : SessionFolder
         keep : bool
             Whether what was written so far also stays where it is.
+        rounds : bool
+            Whether what was trained goes along.
 
         Raises
         ------
@@ -254,7 +259,7 @@ class Autosave:
             old.unlock()
             self._locked = False  # it is taken again with the next change, if this fails
         if old.path.exists() and (is_ours or self.read_only):  # another folder holds nothing of this session
-            old.transfer(folder, keep)
+            old.transfer(folder, keep, rounds=rounds)
         try:
             folder.lock()
         except OSError:

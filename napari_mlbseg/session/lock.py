@@ -183,8 +183,10 @@ class SessionLock:
     def _busy(self, owner: _Owner | None) -> SessionBusyError:
         where = owner.in_words() if owner is not None else "in another window"
         is_away = owner is not None and owner.host != socket.gethostname()
-        wait = " If that computer has crashed, wait two minutes and open it again." if is_away else ""
-        return SessionBusyError(f"The session {self._folder.name} is open {where}: close it there first.{wait}")
+        wait = " (if that computer has crashed, wait two minutes)" if is_away else ""
+        return SessionBusyError(
+            f"The session {self._folder.name} is open {where}: close it there{wait}, then open it again here."
+        )
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(_BEAT_SECONDS):

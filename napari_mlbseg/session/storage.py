@@ -195,7 +195,7 @@ class SessionFolder:
         """Whether this session holds the folder."""
         return self._lock.is_held
 
-    def transfer(self, target: SessionFolder, keep: bool) -> None:
+    def transfer(self, target: SessionFolder, keep: bool, *, rounds: bool = True) -> None:
         """Move everything to another folder, or copy it there, but for the lock, which must not be held to move it.
 
         Raises OSError, and then nothing has changed.
@@ -208,7 +208,8 @@ class SessionFolder:
                 pass
         temporary = target.path.with_name(f".{target.path.name}.{os.getpid()}.tmp")
         try:
-            ignored = shutil.ignore_patterns(*LOCK_FILES)
+            trained = () if rounds else (self.rounds_path.name, self.checks_path.name)
+            ignored = shutil.ignore_patterns(*LOCK_FILES, *trained)
             shutil.copytree(self.path, temporary, copy_function=_second_name, ignore=ignored)
             temporary.rename(target.path)
         finally:

@@ -71,7 +71,7 @@ class SessionFiles:
             return
         if self.is_busy:
             return
-        if path.absolute() == controller.session.folder:
+        if path.absolute() == controller.session.folder and not controller.session.read_only:
             controller.complained.emit(f"The session {path.name} is open already.")
             return
         try:

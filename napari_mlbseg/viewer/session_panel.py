@@ -97,7 +97,7 @@ class SessionPanel(Panel):
     def _fill_menu(self) -> None:
         """Sessions to choose from, read when they are asked for."""
         self.menu.clear()
-        here = self._controller.session.folder
+        here = None if self._controller.session.read_only else self._controller.session.folder
         saved, unsaved = recent_sessions(), unsaved_sessions()[:_N_UNSAVED]
         for path in saved:
             self._add_to_menu(path, path.stem, path != here)

@@ -16,6 +16,7 @@ import pytest
 
 from napari_mlbseg.cli import main
 from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.session.home import unsaved_sessions
 from napari_mlbseg.session.lock import SessionBusyError, SessionLock
 from napari_mlbseg.session.opening import load_session
 from napari_mlbseg.session.records import SessionError
@@ -137,6 +138,29 @@ def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played
         assert [past.number for past in again.rounds] == [1]
 
 
+def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(saved, settle, played_jobs):
+    train(saved)
+    saved.touch("heart")
+    settle(saved)
+    saved._autosave.flush(images=True)
+    with closing(reopen(saved.folder)):
+        pass
+    assert unsaved_sessions() == [], "who only looked leaves nothing"
+    other = reopen(saved.folder)
+    painted, image = other.volume("heart").annotation, other.volume("heart").image
+    painted[0, 0] = 3
+    other.touch("heart")
+    other.set_clean("heart", 0, True)
+    other.close()
+    (copy,) = unsaved_sessions()
+    with closing(reopen(copy)) as again:
+        assert np.array_equal(again.volume("heart").annotation, painted)
+        assert np.array_equal(again.volume("heart").image, image)
+        assert 0 in again.volume("heart").clean
+    saved.save()
+    assert not np.array_equal(load_session(saved.folder).volumes[0].volume.annotation, painted)
+
+
 def test_a_round_that_another_program_trains_is_left_alone(saved, settle, played_jobs, monkeypatch):
     started = saved.start()
     settle(saved)
@@ -170,7 +194,7 @@ def test_the_command_line_refuses_to_train_what_is_open_elsewhere_and_shows_it(s
     assert main(["session", str(saved.folder)]) == 0
     assert json.loads(capsys.readouterr().out)
     assert main(["session", str(saved.folder), "--train"]) == 2
-    assert re.search("is open .*: close it there first", capsys.readouterr().err)
+    assert re.search("is open .*: close it there, then", capsys.readouterr().err)
 
 
 def test_a_session_moves_with_its_lock(tmp_path, sessions_home, settle):
