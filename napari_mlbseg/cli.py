@@ -36,9 +36,9 @@ from napari_mlbseg.cli_inputs import (
 from napari_mlbseg.cli_predict import predict as predict_images
 from napari_mlbseg.cli_session import Watchable, add_session_parser
 from napari_mlbseg.cli_study import initial_label_source, training_rows, training_volumes
-from napari_mlbseg.config import PRESETS, Device, TrainingConfig
+from napari_mlbseg.config import PRESETS, Device, LabelKind, TrainingConfig
 from napari_mlbseg.engine.metrics import compare_instances, compare_labels
-from napari_mlbseg.instances import are_instances
+from napari_mlbseg.instances import LOOKED_AT, are_instances
 from napari_mlbseg.io.files import SUFFIXES, read_labels
 from napari_mlbseg.io.image_file import default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.io.orientation import on_grid_of, turn_note
@@ -164,7 +164,10 @@ def _evaluate(options: argparse.Namespace, start: float) -> int:
     exclude = slice_numbers(options.exclude, "--exclude")
     found, true, spacing = to_slices(on_reference, axis), to_slices(reference, axis), slice_spacing(reference, axis)
     facts = {"unit": reference.unit, "slice_axis": axis, "exclude": exclude}
-    if are_instances([np.asarray(plane) for plane in true]):
+    is_instances = options.label_kind == "instances"
+    if options.label_kind == "auto":
+        is_instances = are_instances([np.asarray(plane) for plane in true[:: max(1, len(true) // LOOKED_AT)]])
+    if is_instances:
         objects = asdict(compare_instances(np.asarray(found), np.asarray(true), spacing, exclude=exclude))
         print(json.dumps({"instances": objects | {"foreground": _finite(objects["foreground"])}, **facts}, indent=2))
         return _OK
@@ -247,6 +250,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("prediction", metavar="PREDICTION", help="label file")
     evaluate.add_argument("reference", metavar="REFERENCE", help="label file")
+    evaluate.add_argument(
+        "--label-kind",
+        default="auto",
+        choices=get_args(LabelKind),
+        help="whether each label number is a class or a single object; auto: as the reference looks",
+    )
     evaluate.add_argument("--exclude", default="", help="slices that do not count: 12,24,36")
     _add_slice_axis(evaluate)
 

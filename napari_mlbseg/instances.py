@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["CLASSES", "MANY", "are_instances", "link_objects", "objects_of", "to_classes"]
+__all__ = ["CLASSES", "LOOKED_AT", "MANY", "are_instances", "link_objects", "objects_of", "to_classes"]
 
 #: What the network learns of instance labels, as `SegmentationTask.class_values`: background, interior, border.
 CLASSES = (0, 1, 2)
@@ -18,17 +18,20 @@ CLASSES = (0, 1, 2)
 #: Label numbers on the clean slices from which on they may be instances; hardly anybody paints as many classes.
 MANY = 30
 
+#: Slices, or somewhat more, by which instance labels are recognised: the window waits for it.
+LOOKED_AT = 8
+
 _ONE_PIECE = 0.9  # share of the label numbers on a slice that are one connected piece each
 _LARGEST = 0.02  # of a slice: nine in ten objects are smaller; organs and regions of an atlas are not
 _ALIKE = 50.0  # times as large as the small ones are the large ones at most: cells are alike, organs are not
 _COVERED = 0.6  # of an object on the neighbouring slice, to be part of the same one here
 _CHIP = 0.25  # of an object's area, up to which a piece is a part of it that came off
-_HEIGHTS = 1000  # steps in which a watershed rises
+_INTERIOR = 0.2  # of an object's pixels at least, that are no border
 _OVERLAP = 0.1  # of two outlines on neighbouring slices (intersection over union), to be the same object
 
 
 def are_instances(planes: Sequence[np.ndarray]) -> bool:
-    """Whether the label numbers of clean slices, (Y, X) each, are more likely those of single objects than of classes.
+    """Whether the numbers on some clean slices, (Y, X) each, are more likely those of single objects than of classes.
 
     There are many of them, each is one connected piece on a slice, and they are small and of similar sizes.
     """
@@ -47,40 +50,30 @@ def are_instances(planes: Sequence[np.ndarray]) -> bool:
 
 
 def to_classes(labels: np.ndarray) -> np.ndarray:
-    """Instance labels (..., Y, X) -> `CLASSES`: a border is every pixel of an object beside one of something else."""
-    inside = labels > 0
-    for axis in (-2, -1):
-        n = labels.shape[axis]
-        low, high = _part(labels, axis, 0, n - 1), _part(labels, axis, 1, n)
-        differs = low != high
-        _part(inside, axis, 0, n - 1)[differs] = False
-        _part(inside, axis, 1, n)[differs] = False
-    return np.where(labels > 0, np.where(inside, 1, 2), 0).astype(np.int64)
+    """Instance labels (..., Y, X) -> `CLASSES`: a border is every pixel of an object that another object is near.
+
+    Borders are two pixels wide, in objects that would be little else one pixel, and objects that are as thin as that
+    have none. Nor has an object without neighbours, whose thin parts would come off.
+    """
+    labels = np.asarray(labels)
+    planes = labels.reshape(-1, *labels.shape[-2:])
+    return np.stack([_plane_to_classes(plane) for plane in planes]).reshape(labels.shape)
 
 
-def objects_of(classes: np.ndarray, interior: np.ndarray | None = None, first: int = 1) -> np.ndarray:
-    """Objects of predicted classes on a slice, numbered from `first` on: a watershed from the interiors.
+def objects_of(classes: np.ndarray, first: int = 1) -> np.ndarray:
+    """Objects of predicted classes on a slice, (Y, X), numbered from `first` on: connected interiors, grown.
 
-    Parameters
-    ----------
-    classes : ndarray of int, (Y, X)
-        `CLASSES`.
-    interior : ndarray of float, (Y, X), optional
-        Probability of the interior, along which the objects are separated; by default the distance to the background.
-    first : int
+    Foreground without an interior is an object of its own.
     """
     from scipy import ndimage
 
     foreground = classes > 0
-    if not foreground.any():
-        return np.zeros(classes.shape, np.int64)
-    height = ndimage.distance_transform_edt(foreground) if interior is None else interior
     pieces, n_pieces = ndimage.label(foreground)
     seeds, n_seeds = ndimage.label(classes == 1)
     has_seed = np.zeros(n_pieces + 1, bool)
     has_seed[pieces[seeds > 0]] = True
-    alone = foreground & ~has_seed[pieces]  # too small to have an interior
-    objects = _watershed(height, np.where(alone, pieces + n_seeds, seeds), foreground)
+    alone = foreground & ~has_seed[pieces]
+    objects = _grown(np.where(alone, pieces + n_seeds, seeds), foreground)
     return np.where(foreground, objects + (first - 1), 0)
 
 
@@ -123,8 +116,6 @@ def link_objects(objects: np.ndarray, beside: np.ndarray, new: int) -> tuple[np.
 
 def _split(objects: np.ndarray, beside: np.ndarray) -> np.ndarray:
     """Objects (Y, X), those that cover most of each of several objects of the neighbouring slice split into these."""
-    from scipy import ndimage
-
     rows, columns, known, both = _overlaps(objects, beside)
     covers = both >= _COVERED * _areas(beside)[columns]
     several = np.flatnonzero(np.bincount(rows[covers]) > 1)
@@ -133,19 +124,48 @@ def _split(objects: np.ndarray, beside: np.ndarray) -> np.ndarray:
     found, index = np.unique(objects, return_inverse=True)
     merged = np.isin(index.reshape(objects.shape), several)
     parts = np.where(merged & np.isin(beside, known[columns[covers]]), beside, 0)
-    markers = np.where(to_classes(parts) == 1, parts, 0)
-    markers = np.where(np.isin(parts, markers), markers, parts)  # what is too small to have an interior
-    seeds = np.unique(markers, return_inverse=True)[1].reshape(objects.shape)
-    pieces = _watershed(ndimage.distance_transform_edt(merged), seeds, merged)
+    pieces = _grown(np.unique(parts, return_inverse=True)[1].reshape(objects.shape), merged)
     return np.where(merged, pieces + int(found.max()), objects)
 
 
-def _watershed(height: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Grow seeds (0: none) downhill until they meet, (Y, X) of int64; every part of the mask has to hold one."""
+def _plane_to_classes(plane: np.ndarray) -> np.ndarray:
+    """`to_classes` of a slice, (Y, X)."""
+    values, index = np.unique(plane, return_inverse=True)
+    index = np.asarray(index.reshape(plane.shape) + int(values[0] != 0), np.int32)
+    sizes = np.bincount(index.ravel())
+    undecided, border = index > 0, np.zeros(plane.shape, bool)
+    for radius in (2, 1):
+        near = _near_another(index, radius)
+        inside = np.bincount(index[~near], minlength=len(sizes))
+        fits = undecided & (inside >= _INTERIOR * sizes)[index]
+        border |= fits & near
+        undecided &= ~fits
+    return np.where(border, 2, np.where(index > 0, 1, 0)).astype(np.int64)
+
+
+def _near_another(index: np.ndarray, radius: int) -> np.ndarray:
+    """Pixels of objects (Y, X), numbered from 1 on, with a pixel of another one within so many pixels."""
     from scipy import ndimage
 
-    depth = np.where(mask, np.round(_HEIGHTS * (1 - height / height.max())), 2 * _HEIGHTS)  # last across the background
-    grown = ndimage.watershed_ift(depth.astype(np.uint16), seeds.astype(np.int32)).astype(np.int64)
+    offsets = np.arange(-radius, radius + 1)
+    disk = np.hypot(offsets[:, None], offsets) < radius + 0.4
+    highest = ndimage.grey_dilation(index, footprint=disk)
+    lowest = ndimage.grey_erosion(np.where(index == 0, index.max() + 1, index), footprint=disk)
+    return (index > 0) & ((highest != index) | (lowest != index))
+
+
+def _grown(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Numbered seeds (0: none), (Y, X), grown until they fill the connected parts of the mask that hold one."""
+    from scipy import ndimage
+
+    seeds = np.where(mask, seeds, 0).astype(np.int64)
+    parts, _ = ndimage.label(mask)
+    nearest = tuple(ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True))
+    grown = np.where(parts == parts[nearest], seeds[nearest], 0)  # not across the background
+    cross, n_left = ndimage.generate_binary_structure(2, 1), grown.size
+    while 0 < int(np.count_nonzero(left := mask & (grown == 0))) < n_left:
+        n_left = int(np.count_nonzero(left))
+        grown[left] = ndimage.grey_dilation(grown, footprint=cross)[left]
     return np.where(mask, grown, 0)
 
 
@@ -164,7 +184,3 @@ def _overlaps(objects: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.n
 def _areas(objects: np.ndarray) -> np.ndarray:
     """Pixels of each number that there is, ascending."""
     return np.unique(objects, return_counts=True)[1]
-
-
-def _part(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    return array[(..., slice(start, stop), slice(None))] if axis == -2 else array[..., start:stop]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.instances import CLASSES, MANY, are_instances, to_classes
+from napari_mlbseg.instances import CLASSES, LOOKED_AT, MANY, are_instances, to_classes
 
 __all__ = ["FEWEST_TO_LEAVE_OUT", "SegmentationTask", "TaskError", "Volume", "check_images", "resolve_task"]
 
@@ -21,6 +21,8 @@ FEWEST_TO_LEAVE_OUT = 3
 
 #: Images up to this many bytes are searched whole for finite values; of larger ones, some slices are.
 _WHOLE_CHECK_BYTES = 2**29
+
+_LISTED = 10  # label numbers in a sentence
 
 
 class TaskError(ValueError):
@@ -212,8 +214,13 @@ def resolve_task(
         return SegmentationTask(tuple(volumes), CLASSES, config, last_instance=wanted[-1])
     missing = [value for value in wanted if value not in present]
     if missing:
-        which = f"Label {missing[0]} occurs" if len(missing) == 1 else f"Labels {', '.join(map(str, missing))} occur"
-        raise TaskError(f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels.")
+        listed = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
+        which = f"Label {listed} occurs" if len(missing) == 1 else f"Labels {listed} occur"
+        objects = "; if each stands for a single object, such as a cell, set label_kind to 'instances'"
+        raise TaskError(
+            f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels"
+            f"{objects if len(missing) > _LISTED else ''}."
+        )
     return SegmentationTask(volumes=tuple(volumes), class_values=tuple(wanted), config=config)
 
 
@@ -239,7 +246,9 @@ def _holds_instances(volumes: Sequence[Volume], config: TrainingConfig, n_labels
     """Whether label numbers stand for single objects: as the config says, or as they look."""
     if config.label_kind != "auto":
         return config.label_kind == "instances"
-    return n_labels > MANY and are_instances([v.label_slice(z) for v in volumes for z in v.clean_slices])
+    clean = [(volume, z) for volume in volumes for z in volume.clean_slices]
+    looked_at = clean[:: max(1, len(clean) // LOOKED_AT)]
+    return n_labels > MANY and are_instances([volume.label_slice(z) for volume, z in looked_at])
 
 
 def _check_shapes(volume: Volume) -> None:

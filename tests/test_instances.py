@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import tifffile
 
+from napari_mlbseg import cli
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.label_planes import instance_note, label_numbers, link_slices
 from napari_mlbseg.engine.results import MemoryResults, result_layout
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Finished
 from napari_mlbseg.instances import are_instances, link_objects, objects_of, to_classes
-from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+from napari_mlbseg.task import SegmentationTask, TaskError, Volume, resolve_task
 
 
 def discs(n: int = 49, side: int = 112, radius: float = 7.5, shift: float = 0.0) -> np.ndarray:
@@ -75,9 +79,33 @@ def test_many_classes_are_learnt_as_such_but_it_is_said_what_else_they_may_be():
     assert not instance_note(SegmentationTask((), (0, 1, 2), TrainingConfig()))
 
 
-def test_borders_lie_on_objects_wherever_they_meet_something_else():
-    labels = np.array([[5, 5, 5, 7, 7], [5, 5, 5, 7, 7], [5, 5, 5, 7, 7], [0, 0, 0, 0, 0]])
-    assert to_classes(labels).tolist() == [[1, 1, 2, 2, 1], [1, 1, 2, 2, 1], [2, 2, 2, 2, 2], [0, 0, 0, 0, 0]]
+def test_borders_lie_where_another_object_is_near_and_leave_every_object_an_interior():
+    labels = np.zeros((2, 20, 30), int)
+    plane = labels[1]
+    plane[4:14, 2:12], plane[4:14, 12:22], plane[4:14, 27:29] = 7, 900, 5
+    plane[16, 2], plane[16, 3] = 8, 9  # of one pixel each
+    classes = to_classes(labels)[1]
+    assert (classes[4:14, 10:14] == 2).all()
+    assert (classes[4:14, 2:10] == 1).all()
+    assert (classes[4:14, 27:29] == 1).all()  # nothing is near
+    assert (classes[16, 2:4] == 1).all()
+    assert np.array_equal(classes > 0, plane > 0)
+    assert set(np.unique(to_classes(discs() + 1))) == {1, 2}  # no background at all
+
+
+def test_an_object_with_a_thin_waist_stays_one():
+    plane = np.zeros((30, 30), int)
+    plane[2:12, 4:14], plane[12:18, 8:10], plane[18:28, 4:14], plane[2:28, 17:27] = 3, 3, 3, 6
+    assert len(np.unique(objects_of(to_classes(plane)))) == 3
+
+
+def test_an_object_is_grown_to_its_edge_but_not_across_the_background():
+    classes = np.zeros((12, 12), int)
+    classes[1:11, 1:4], classes[1:11, 4], classes[1:11, 6:10], classes[2:9, 2] = 2, 2, 2, 1
+    classes[5, 9] = 1  # the farthest of its object from what is nearest to the other one
+    objects = objects_of(classes)
+    assert len(np.unique(objects[1:11, 1:5])) == len(np.unique(objects[1:11, 6:10])) == 1
+    assert objects[5, 4] != objects[5, 6]
 
 
 def test_objects_come_back_from_their_classes():
@@ -155,3 +183,43 @@ def test_a_training_gives_objects_back_with_the_numbers_of_the_clean_slices():
     assert np.array_equal(found[[0, 4]], volume.labels[[0, 4]])
     for z in (1, 2, 3):
         assert (found[z] == volume.labels[z])[volume.labels[z] > 0].mean() > 0.8
+
+
+def test_many_numbers_without_a_clean_slice_are_named_shortly_with_what_they_may_be():
+    labels = np.zeros((3, 20, 60), np.uint16)
+    labels[0, 2:9, 2:9] = 1
+    labels[1, :, ::2] = np.arange(2, 32)
+    volume = Volume("cells", np.zeros(labels.shape), labels, np.array([True, False, False]))
+    with pytest.raises(TaskError, match=r"Labels 2, .* 11, \.\.\. occur on no clean slice.*label_kind to 'instances'"):
+        resolve_task([volume], TrainingConfig(), class_values=range(1, 32))
+    with pytest.raises(TaskError, match=r"Labels 2, 3 occur on no clean slice: .* from the labels\.$"):
+        resolve_task([volume], TrainingConfig(), class_values=range(1, 4))
+
+
+def test_few_of_many_clean_slices_are_looked_at():
+    class Counted:
+        shape, ndim, dtype, read = (200, 112, 112), 3, np.dtype(int), 0
+
+        def __getitem__(self, z: int) -> np.ndarray:
+            self.read += 1
+            return discs()
+
+        def values_of(self, z: int) -> set[int]:
+            return set(range(1, 50))
+
+    labels = Counted()
+    volume = Volume("cells", np.zeros((200, 112, 112), np.uint8), labels, np.ones(200, bool))
+    assert resolve_task([volume], TrainingConfig()).last_instance == 49
+    assert labels.read <= 16
+
+
+@pytest.mark.parametrize(("kind", "score"), [("auto", "instances"), ("instances", "instances"), ("classes", "classes")])
+def test_evaluate_counts_objects_unless_it_is_told_that_they_are_classes(tmp_path, capsys, kind, score):
+    for name, labels in (("truth", discs()), ("found", np.where(discs() > 0, 60 - discs(), 0))):
+        planes = np.stack([labels] * 5).astype(np.uint8)
+        tifffile.imwrite(tmp_path / f"{name}.tif", planes, imagej=True, metadata={"axes": "ZYX"})
+    words = [str(tmp_path / "found.tif"), str(tmp_path / "truth.tif")]
+    assert cli.main(["evaluate", *words, "--label-kind", kind]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert set(said) & {"instances", "classes"} == {score}
+    assert score == "classes" or said["instances"]["f1"] == 1

@@ -20,9 +20,7 @@ _SPEAK_SECONDS = 0.5  # between two previews
 _SMALLEST_OBJECT = 8  # pixels: a slice holds at most so many times fewer objects
 
 
-def label_numbers(
-    task: SegmentationTask, classes: np.ndarray, z: int, probability: np.ndarray | None = None
-) -> np.ndarray:
+def label_numbers(task: SegmentationTask, classes: np.ndarray, z: int) -> np.ndarray:
     """Label numbers of a slice, (Y, X).
 
     Objects get numbers that no other slice has, until `link_slices` finds out which of them are the same.
@@ -34,13 +32,11 @@ def label_numbers(
         Class indices.
     z : int
         The slice.
-    probability : ndarray of float, (K, Y, X), optional
-        Of the classes: objects are separated along that of their interior.
     """
     if task.last_instance is None:
         return np.asarray(task.class_values)[classes]
     first = task.last_instance + 1 + z * math.ceil(classes.size / _SMALLEST_OBJECT)
-    return objects_of(classes, None if probability is None else probability[1], first)
+    return objects_of(classes, first)
 
 
 def link_slices(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import coo_array
 
 __all__ = ["ClassScores", "InstanceScores", "compare_instances", "compare_labels", "compare_masks", "dice"]
 
@@ -66,13 +67,14 @@ def compare_instances(
     foreground = compare_masks(prediction > 0, reference > 0, spacing, exclude=exclude)
     counted = np.ones(len(prediction), bool)
     counted[list(exclude)] = False
-    mine, true = prediction[counted].ravel(), reference[counted].ravel()
-    pairs, both = np.unique(np.stack([mine, true]), axis=1, return_counts=True)
-    sizes = [dict(zip(*np.unique(numbers, return_counts=True), strict=True)) for numbers in (mine, true)]
-    matched = 0
-    for a, b, n in zip(*pairs, both, strict=True):
-        matched += int(a > 0 and b > 0 and n >= _MATCHED * (sizes[0][a] + sizes[1][b] - n))
-    n_mine, n_true = (len(of_number.keys() - {0}) for of_number in sizes)
+    mine, i = np.unique(prediction[counted], return_inverse=True)
+    true, j = np.unique(reference[counted], return_inverse=True)
+    i, j = i.ravel(), j.ravel()
+    shared = coo_array((np.ones(i.size, np.int64), (i, j))).tocsr().tocoo()  # a conversion that adds up
+    either = np.bincount(i)[shared.row] + np.bincount(j)[shared.col] - shared.data
+    are_objects = (mine[shared.row] > 0) & (true[shared.col] > 0)
+    matched = int(np.count_nonzero(are_objects & (shared.data >= _MATCHED * either)))
+    n_mine, n_true = int(np.count_nonzero(mine)), int(np.count_nonzero(true))
     total = n_mine + n_true
     return InstanceScores(foreground, 2 * matched / total if total else 1.0, n_mine, n_true, matched)
 

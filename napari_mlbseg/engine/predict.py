@@ -117,7 +117,7 @@ def write_slices(
         if volume.clean[z]:
             arrays["pseudo_labels"][z] = volume.label_slice(z)
         else:
-            arrays["pseudo_labels"][z] = label_numbers(task, classes[i], z, probability[i].cpu().numpy())
+            arrays["pseudo_labels"][z] = label_numbers(task, classes[i], z)
 
 
 PREDICTED = ("pseudo_labels", "probability", "view_agreement")

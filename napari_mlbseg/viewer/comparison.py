@@ -31,11 +31,16 @@ _COLOURS: dict[int | None, Any] = {
 }
 
 
-def difference(first: Any, second: Any) -> Reader:
-    """Reader of where two (Z, Y, X) arrays of labels differ, as `GONE`, `NEW` and `OTHER`."""
+def difference(first: Any, second: Any, *, instances: bool = False) -> Reader:
+    """Reader of where two (Z, Y, X) arrays of labels differ, as `GONE`, `NEW` and `OTHER`.
+
+    Of `instances`, whose numbers may be others in each round, the foreground is compared.
+    """
 
     def read(slices: slice) -> np.ndarray:
         before, after = np.asarray(first[slices]), np.asarray(second[slices])
+        if instances:
+            before, after = before != 0, after != 0
         differs = before != after
         kind = np.where(after == 0, GONE, np.where(before == 0, NEW, OTHER))
         return np.where(differs, kind, 0).astype(np.uint8)
@@ -74,7 +79,8 @@ class Comparison:
         if len(axes) > 1:
             raise ValueError("The two rounds lie along different axes of the image: compare rounds of one slice axis.")
         axis = axes.pop()
-        read, shape = difference(*arrays), spatial_shape(binding.image)
+        instances = any(of.task.last_instance is not None for of in (first, second))
+        read, shape = difference(*arrays, instances=instances), spatial_shape(binding.image)
         self._remove()
         layer = Labels(
             SliceReader(read, shape, np.uint8, axis),

@@ -238,6 +238,7 @@ def test_rounds_are_restored_compared_and_deleted(qtbot, reviewed, wait_for):
 def test_a_difference_tells_what_is_gone_new_and_other():
     first, second = np.array([[[0, 1, 1, 2]]]), np.array([[[1, 0, 1, 1]]])
     assert difference(first, second)(slice(0, 1)).tolist() == [[[NEW, GONE, 0, OTHER]]]
+    assert difference(first, second, instances=True)(slice(0, 1)).tolist() == [[[NEW, GONE, 0, 0]]]
 
 
 def test_a_corrected_slice_scores_the_round_in_the_table(reviewed, wait_for):
