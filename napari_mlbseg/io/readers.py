@@ -75,13 +75,13 @@ def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
     metadata = {METADATA_KEY: {"grid": image.grid, "channel": None}}
     options = {"name": name, "metadata": metadata, **layer_geometry(image)}
     if image.channel_axis is None:
-        return [(_pyramid(image, None), options | _as_pyramid(image, layer_type), layer_type)]
+        return [(_pyramid(image, None, layer_type), options | _as_pyramid(image, layer_type), layer_type)]
     channels = moved_axis(image.data, image.channel_axis, image.data.ndim - 1)
     if channels.dtype == np.uint8 and channels.shape[-1] in (3, 4) and image.axes.endswith("C"):
         return [(_colours_in_layer_order(channels, image), {**options, "rgb": True}, "image")]
     return [
         (
-            _pyramid(image, c),
+            _pyramid(image, c, layer_type),
             {
                 **options,
                 **_as_pyramid(image, layer_type),
@@ -95,9 +95,9 @@ def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
     ]
 
 
-def _pyramid(image: ImageFile, channel: int | None) -> Any:
+def _pyramid(image: ImageFile, channel: int | None, layer_type: str) -> Any:
     """A channel of an image in the order of a layer, or, where the file has smaller copies of it, all of them."""
-    levels = [image.data] if not _as_pyramid(image, "image") else list(image.native.levels)
+    levels = list(image.native.levels) if _as_pyramid(image, layer_type) else [image.data]
     arrays = [_to_layer_order(_channel(level, image.channel_axis, channel), image) for level in levels]
     return arrays if len(arrays) > 1 else arrays[0]
 

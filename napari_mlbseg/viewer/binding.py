@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -34,8 +35,11 @@ __all__ = [
     "geometry_of",
     "image_source",
     "is_result",
+    "make_result",
     "make_annotation",
     "matching_annotation",
+    "matching_pyramid",
+    "pixels_of",
     "place_layer",
     "show_slice",
     "shows",
@@ -48,6 +52,9 @@ __all__ = [
 
 #: Key of a result layer's metadata that holds where it comes from.
 METADATA_KEY = "mlbseg"
+
+#: The layers that hold our results. Metadata does not tell: whatever is made of a layer takes them along.
+_RESULTS: WeakSet[Layer] = WeakSet()
 
 #: Of napari's own colours for labels. Its default gives label 1 a brown that is hard to see on a dark grey image; here
 #: the first labels are crimson, olive, purple and pink.
@@ -101,20 +108,20 @@ class VolumeBinding:
         """The session's view of these layers; arrays are shared, not copied."""
         image = self.image
         shape = spatial_shape(image)
-        annotation = np.broadcast_to(np.uint8(0), shape) if self.annotation is None else _pixels(self.annotation)
+        annotation = np.broadcast_to(np.uint8(0), shape) if self.annotation is None else pixels_of(self.annotation)
         # axes that are not there are reported by the session when it freezes the volume, in a sentence
         axis = min(slice_axis, annotation.ndim - 1)
         read = _as_read(image)
         return AnnotatedVolume(
             name=image.name,
-            image=_pixels(image),
+            image=pixels_of(image),
             annotation=annotation,
             slice_axis=axis,
             channel_axis=len(shape) if image.rgb else None,
             spacing=_three(voxel_spacing(image)),
             unit=str(image.units[axis]),
             marks=self.marks.setdefault(axis, SliceMarks()),
-            initial_labels=self.given if self.initial_labels is None else _pixels(self.initial_labels),
+            initial_labels=self.given if self.initial_labels is None else pixels_of(self.initial_labels),
             independent_slices=independent,
             uid=self.uid,
             source=image_source(image),
@@ -129,14 +136,14 @@ class VolumeBinding:
         return layer is not None and any(layer == mine for mine in (self.image, self.annotation, self.initial_labels))
 
 
-def _pixels(layer: Layer) -> Any:
+def pixels_of(layer: Layer) -> Any:
     """Data of a layer at full resolution."""
     return layer.data[0] if layer.multiscale else layer.data
 
 
 def spatial_shape(image: Image) -> tuple[int, ...]:
     """Shape of an image layer at full resolution, without an RGB axis."""
-    shape = tuple(int(n) for n in _pixels(image).shape)
+    shape = tuple(int(n) for n in pixels_of(image).shape)
     return shape[:-1] if image.rgb else shape
 
 
@@ -189,7 +196,7 @@ def place_layer(layer: Layer, geometry: Geometry) -> None:
 
 def image_source(image: Image) -> ImageSource | None:
     """Where the image of a layer can be read again; None if nowhere, or not as this layer shows it."""
-    data = _pixels(image)
+    data = pixels_of(image)
     if (path := local_path(data)) is not None:
         return ImageSource("zarr", path)
     entry = _file_entry(image)
@@ -202,12 +209,12 @@ def image_source(image: Image) -> ImageSource | None:
 def _as_read(image: Image) -> ReadPixels | None:
     """How our reader gave out the pixels that a layer shows; None if they came from elsewhere."""
     read = _file_entry(image).get(READ_KEY)
-    return read if isinstance(read, ReadPixels) and read.is_same(_pixels(image)) else None
+    return read if isinstance(read, ReadPixels) and read.is_same(pixels_of(image)) else None
 
 
 def shows(layer: Image, volume: AnnotatedVolume) -> bool:
     """Whether a layer shows the image of a volume: the same file, or the same pixels."""
-    pixels, wanted = _pixels(layer), volume.image
+    pixels, wanted = pixels_of(layer), volume.image
     if layer.rgb is not (volume.channel_axis is not None) or pixels.shape != wanted.shape:
         return False
     source = image_source(layer)
@@ -253,9 +260,21 @@ def matching_annotation(image: Image, viewer: Viewer) -> Labels | None:
     return next((layer for layer in candidates if not is_result(layer) and annotates(layer, image)), None)
 
 
+def matching_pyramid(image: Image, viewer: Viewer) -> Labels | None:
+    """The topmost labels of several resolutions that fit `image`: napari can show them, but not paint on them."""
+    candidates = [layer for layer in reversed(list(viewer.layers)) if isinstance(layer, Labels) and layer.multiscale]
+    return next((layer for layer in candidates if tuple(pixels_of(layer).shape) == spatial_shape(image)), None)
+
+
 def is_result(layer: Layer) -> bool:
-    """Whether a layer holds our results: such a layer is never offered as an image or annotation."""
-    return METADATA_KEY in layer.metadata
+    """Whether a layer holds our results: such a layer is never offered as an image or annotation; a copy of it is."""
+    return layer in _RESULTS
+
+
+def make_result(layer: Layer, **origin: Any) -> None:
+    """Have a layer be one of our results, and say in it where it comes from."""
+    layer.metadata[METADATA_KEY] = origin
+    _RESULTS.add(layer)
 
 
 def voxel_spacing(layer: Layer) -> tuple[float, ...]:

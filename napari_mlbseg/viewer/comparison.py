@@ -9,7 +9,8 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_mlbseg.viewer.arrays import Reader, SliceReader
-from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, spatial_shape, transform_of
+from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, make_result, spatial_shape, transform_of
+from napari_mlbseg.viewer.painting import lock
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -87,14 +88,13 @@ class Comparison:
             name=f"{binding.image.name} round {first.number} against {second.number}",
             colormap=DirectLabelColormap(color_dict=_COLOURS),
             opacity=0.8,
-            metadata={METADATA_KEY: {"result": "difference", "rounds": (first.number, second.number)}},
             **transform_of(binding.image),
         )
-        layer.editable = False
+        make_result(layer, result="difference", rounds=(first.number, second.number))
+        lock(layer)
         active = self._viewer.layers.selection.active
         self._layer = layer
         self._viewer.layers.append(layer)
-        layer.editable = False
         if active is not None:
             self._viewer.layers.selection.active = active
 

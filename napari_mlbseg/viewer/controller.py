@@ -29,6 +29,7 @@ from napari_mlbseg.viewer.binding import (
 from napari_mlbseg.viewer.comparison import Comparison
 from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.dialogs import Question
+from napari_mlbseg.viewer.editable import EditableCopies
 from napari_mlbseg.viewer.job_notices import JobNotices
 from napari_mlbseg.viewer.key_bindings import KeyBindings
 from napari_mlbseg.viewer.layers import ResultLayers
@@ -85,6 +86,7 @@ class DockController:
         self._current: VolumeBinding | None = None
         self._in_view: tuple[VolumeBinding | None, int | None] = (None, None)
         self._focus_is_news = False
+        self.editable = EditableCopies()
         self._notices = JobNotices(self.session)
         self._connections = Connections()
         self._closed = False
@@ -142,7 +144,10 @@ class DockController:
         for binding in broken:
             self._break_up(binding)
         self.session.set_volumes(self.study.volumes())
-        self._paint_watch.watch([b.annotation for b in self.bindings if b.annotation is not None])
+        annotations = [binding.annotation for binding in self.bindings if binding.annotation is not None]
+        self._paint_watch.watch(annotations)
+        for annotation in annotations:
+            self.editable.ensure(annotation)
         self.layers_changed.emit()
         self._on_view_moved()
         if broken and self.results.shown_round is not None:
@@ -179,6 +184,7 @@ class DockController:
         """Take up a layer that the user opened or made, where one is still missing."""
         if is_result(layer) or not self._adopts:
             return
+        self.editable.release(layer)
         if isinstance(layer, Image) and not self.bindings:
             self.set_layers([(layer, matching_annotation(layer, self.viewer))])
         elif isinstance(layer, Labels):
@@ -188,6 +194,20 @@ class DockController:
                     for b in self.bindings
                 ]
             )
+
+    def annotate_with_copy(self, binding: VolumeBinding, labels: Labels) -> None:
+        """Have an image annotated with a copy of labels that napari can only show; those are hidden."""
+
+        def use(copy: Labels) -> None:
+            if binding not in self.bindings:
+                return  # it was taken out meanwhile
+            labels.visible = False
+            with self.layers_are_ours():
+                self.viewer.add_layer(copy)
+            self.set_layers([(b.image, copy if b is binding else b.annotation) for b in self.bindings])
+            self.viewer.layers.selection.active = copy
+
+        self.editable.copy_of(labels, use)
 
     def _binding(self, image: Image, annotation: Labels | None) -> VolumeBinding:
         for known in self._known:
@@ -434,6 +454,7 @@ class DockController:
         self._disconnect()
         self._notices.close()
         self.study.end()
+        self.editable.end()
         self.session.close(stop_job=not self.session.runs_elsewhere)
         self.comparison.close()
         self.results.close()
@@ -554,6 +575,7 @@ class DockController:
             (self.session.round_shown, self._on_round_shown),
             (self.session.rounds_changed, self._on_rounds_changed),
             (self.session.event_received, self._on_event),
+            (self.editable.changed, self.layers_changed.emit),
             (self._timer.timeout, self._on_tick),
             (self._removal.timeout, self._on_layers_removed),
             (QApplication.instance().aboutToQuit, self.close),

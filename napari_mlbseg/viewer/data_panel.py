@@ -12,6 +12,7 @@ from napari_mlbseg.viewer.binding import (
     is_result,
     make_annotation,
     matching_annotation,
+    matching_pyramid,
     spatial_shape,
 )
 from napari_mlbseg.viewer.controller import DockController
@@ -73,15 +74,18 @@ class DataPanel(Panel):
             "Tick for a stack of separate 2D pictures: nothing is filled in between neighbours."
         )
         self.problem = WrappedLabel()
+        self.copy = QPushButton("Make an &editable copy")
+        self.copy.setToolTip("Copy the labels at full resolution into a layer to paint on. The file stays as it is.")
         axis = QWidget()
         form = QFormLayout(axis)
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("&Slices along", self.slice_axis)
         self.slice_axis.setToolTip("The axis you scroll through while painting: usually the coarsest.")
-        for widget in (self.add, axis, self.independent, self.problem):
+        for widget in (self.add, axis, self.independent, self.problem, self.copy):
             self.rows.addWidget(widget)
         self.add.clicked.connect(self._on_add)
+        self.copy.clicked.connect(self._on_copy)
         self.slice_axis.activated.connect(self._on_slices)
         self.independent.toggled.connect(self._on_slices)
         self.listen(controller.layers_changed, self._on_layers_changed)
@@ -94,6 +98,11 @@ class DataPanel(Panel):
         bindings, viewer = self._controller.bindings, self._controller.viewer
         chosen = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
         used = [binding.image for binding in bindings]
+        for image, labels in chosen:
+            if labels is not None and labels.multiscale:
+                self._controller.annotate_with_copy(next(b for b in bindings if b.image == image), labels)
+                self._on_layers_changed()  # until it is there, the annotation is what it was
+                return
         # an image that was just chosen does not take over the annotation of the one before
         pairs = [(im, label if im in used else matching_annotation(im, viewer)) for im, label in chosen if im]
         shown = self._shown()
@@ -119,6 +128,10 @@ class DataPanel(Panel):
         shown, row = self._shown(), self.volume_rows.index(self.sender())
         if row < len(shown):
             self._controller.files.restore_annotation(shown[row])
+
+    def _on_copy(self) -> None:
+        for binding, labels in self._offered():
+            self._controller.annotate_with_copy(binding, labels)
 
     def _on_add(self) -> None:
         image = self._unused_images()[0]
@@ -153,10 +166,26 @@ class DataPanel(Panel):
             self._fill(row, bindings[number] if bindings else None, unused)
         self._show_axes(bindings[0] if bindings else None)
         nothing = "Choose an image." if unused else "Open an image, or File > Open Sample."
-        problems = [_problem(binding.image) or self._loss(binding) for binding in bindings] or [nothing]
+        problems = [self._problem(binding) for binding in bindings] or [nothing]
         problem = next(filter(None, problems), "")
         self.problem.setText(problem)
         self.problem.setVisible(bool(problem))
+        self.copy.setVisible(any(not self._controller.editable.reason(labels) for _, labels in self._offered()))
+
+    def _problem(self, binding: VolumeBinding) -> str:
+        """What keeps a person from painting, and what to do; empty if nothing does."""
+        reason_of = self._controller.editable.reason
+        pyramid = matching_pyramid(binding.image, self._controller.viewer)
+        reason = reason_of(binding.annotation) or reason_of(pyramid)
+        if not reason and pyramid is not None and binding.annotation is None:
+            reason = f"'{pyramid.name}' has several resolutions, so napari cannot paint on it."
+        return _problem(binding.image) or self._loss(binding) or reason
+
+    def _offered(self) -> list[tuple[VolumeBinding, Labels]]:
+        """Labels that napari can only show, of images that have no annotation yet."""
+        missing = [binding for binding in self._shown() if binding.annotation is None]
+        fitting = [(binding, matching_pyramid(binding.image, self._controller.viewer)) for binding in missing]
+        return [(binding, labels) for binding, labels in fitting if labels is not None]
 
     def _loss(self, binding: VolumeBinding) -> str:
         """That an annotation was deleted and nothing has taken its place; empty if not."""
@@ -181,7 +210,8 @@ class DataPanel(Panel):
 
     def _fill(self, row: VolumeRow, binding: VolumeBinding | None, unused: list[Image]) -> None:
         layers = [layer for layer in self._controller.viewer.layers if not is_result(layer)]
-        labels = [layer for layer in layers if isinstance(layer, Labels) and not layer.multiscale]
+        fitting = matching_pyramid(binding.image, self._controller.viewer) if binding is not None else None
+        labels = [layer for layer in layers if isinstance(layer, Labels) and (not layer.multiscale or layer == fitting)]
         if binding is None:
             row.image.set_choices(unused, None)
             row.annotation.set_choices(labels, None)

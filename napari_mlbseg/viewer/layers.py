@@ -15,13 +15,14 @@ from psygnal import Signal
 from napari_mlbseg.events import Preview
 from napari_mlbseg.viewer.arrays import SliceReader
 from napari_mlbseg.viewer.binding import (
-    METADATA_KEY,
     VolumeBinding,
     geometry_of,
+    make_result,
     place_layer,
     spatial_shape,
     transform_of,
 )
+from napari_mlbseg.viewer.painting import lock
 from napari_mlbseg.viewer.result_kinds import RESULT_KINDS, ResultKind
 from napari_mlbseg.viewer.result_volume import Patchwork, ResultVolume
 
@@ -339,7 +340,7 @@ class ResultLayers:
             self._share_colours(layer)
         else:
             layer = Image(reader, rgb=False, multiscale=False, **options)
-        layer.editable = False
+        lock(layer)
         layers = self._viewer.layers
         selected = list(layers.selection)
         active = layers.selection.active
@@ -347,10 +348,8 @@ class ResultLayers:
         target.layers[kind.key] = layer
         self._describe(layer, name, kind)
         layers.insert(position, layer)
-        layer.editable = False  # inserting may have unlocked it
         if target.shown is not None:
             layer.visible = kind.key in target.shown
-        layer.events.editable.connect(self._on_editable)
         layer.events.visible.connect(self._on_visible)
         layers.selection.clear()
         layers.selection.update(selected)
@@ -378,14 +377,15 @@ class ResultLayers:
     def _describe(self, layer: Layer, name: str, kind: ResultKind) -> None:
         """Say in the layer where it comes from."""
         assert self._round is not None  # layers come from rounds only
-        layer.metadata[METADATA_KEY] = {
-            "image": name,
-            "result": kind.key,
-            "round": self._round.number,
-            "job_folder": str(self._round.job.folder.path),
-            "class_values": self._round.task.class_values,
-            "config": self._round.task.config.model_dump(mode="json"),
-        }
+        make_result(
+            layer,
+            image=name,
+            result=kind.key,
+            round=self._round.number,
+            job_folder=str(self._round.job.folder.path),
+            class_values=self._round.task.class_values,
+            config=self._round.task.config.model_dump(mode="json"),
+        )
 
     def _remove(self, target: ResultVolume, key: str) -> None:
         layer = target.layers.pop(key)
@@ -394,7 +394,6 @@ class ResultLayers:
             self._viewer.layers.remove(layer)
 
     def _unwatch(self, layer: Layer) -> None:
-        layer.events.editable.disconnect(self._on_editable)
         layer.events.visible.disconnect(self._on_visible)
 
     def _on_layer_removed(self, event: Any) -> None:
@@ -405,11 +404,6 @@ class ResultLayers:
                     del target.layers[key]
                     self._unwatch(layer)
                     self.changed.emit()
-
-    def _on_editable(self, event: Any) -> None:
-        """Lock results again: napari unlocks layers now and then (new data, 3D and back)."""
-        if event.source.editable:
-            event.source.editable = False
 
     def _on_visible(self, event: Any) -> None:
         self.changed.emit()

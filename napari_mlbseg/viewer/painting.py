@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    from napari.layers import Labels
+    from napari.layers import Labels, Layer
 
-__all__ = ["PaintWatch", "can_be_used_again", "paint_on"]
+__all__ = ["PaintWatch", "can_be_used_again", "lock", "paint_on", "unlock"]
 
 
 class PaintWatch:
@@ -53,6 +53,24 @@ def paint_on(layer: Labels, pixels: np.ndarray) -> None:
     """Have a person paint on other pixels. Nothing of before can be undone any more: it would be written into these."""
     layer.data = pixels
     layer._reset_history()
+
+
+def lock(layer: Layer) -> None:
+    """Have napari paint nothing on a layer: its pixels can only be read."""
+    layer.editable = False
+    layer.events.editable.connect(_lock_again)
+
+
+def unlock(layer: Layer) -> None:
+    """Undo `lock`; nothing happens where the layer is not locked."""
+    layer.events.editable.disconnect(_lock_again)
+    layer.editable = True
+
+
+def _lock_again(event: Any) -> None:
+    """Napari unlocks layers now and then: new data, 3D and back."""
+    if event.source.editable:
+        event.source.editable = False
 
 
 def _pixel_emitters(layer: Labels) -> tuple[Any, ...]:

@@ -289,6 +289,8 @@ class Reviewer:
             controller.complained.emit(f"'{binding.image.name}' has no annotation layer: press New to make one.")
         elif prediction is None:
             controller.complained.emit(f"There is no prediction of slice {z} to {verb} yet: press Train first.")
+        elif reason := controller.editable.reason(binding.annotation):
+            controller.complained.emit(reason)
         else:
             return binding, binding.annotation, z, prediction
         return None

@@ -10,8 +10,9 @@ from napari.utils.colormaps import DirectLabelColormap
 from psygnal import Signal
 
 from napari_mlbseg.viewer.arrays import Reader, SliceReader
-from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, spatial_shape, transform_of
+from napari_mlbseg.viewer.binding import METADATA_KEY, VolumeBinding, make_result, spatial_shape, transform_of
 from napari_mlbseg.viewer.map_values import VolumeMaps
+from napari_mlbseg.viewer.painting import lock
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -72,7 +73,6 @@ class UntrustedLayer:
         if layer is None:
             return
         self._viewer.layers.events.removed.disconnect(self._on_removed)
-        layer.events.editable.disconnect(self._on_editable)
         if layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
 
@@ -84,24 +84,18 @@ class UntrustedLayer:
             name=f"{image.name} trusted by neither",
             colormap=DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: _COLOUR}),
             opacity=0.5,
-            metadata={METADATA_KEY: {"image": image.name, "result": "untrusted"}},
             **transform_of(image),
         )
+        make_result(layer, image=image.name, result="untrusted")
+        lock(layer)
         active = layers.selection.active
         annotation = binding.annotation
         layers.insert(layers.index(annotation) if annotation in layers else len(layers), layer)
         if active is not None:
             layers.selection.active = active
-        layer.editable = False
-        layer.events.editable.connect(self._on_editable)
         layers.events.removed.connect(self._on_removed)
         self.layer = layer
         return layer
-
-    def _on_editable(self, event: Any) -> None:
-        """Lock it again: napari unlocks layers now and then."""
-        if event.source.editable:
-            event.source.editable = False
 
     def _on_removed(self, event: Any) -> None:
         if event.value == self.layer:

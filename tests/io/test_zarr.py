@@ -85,6 +85,25 @@ def test_an_ome_image_has_its_scale_channels_and_levels(tmp_path: Path, version:
     assert np.array_equal(data[0][3], DATA[3] + 1)
 
 
+def test_labels_of_several_levels_open_at_full_resolution(tmp_path: Path) -> None:
+    path = tmp_path / "cells_seg.zarr"
+    group = zarr.open_group(path, mode="w")
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    scales = [[2, 0.5, 0.5], [2, 1, 1]]
+    for level, step in (("0", 1), ("1", 2)):
+        group.create_array(level, data=DATA[:, ::step, ::step])
+    datasets = [
+        {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        for level, scale in enumerate(scales)
+    ]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    ((data, options, kind),) = read_layers(str(path))
+    assert kind == "labels"
+    assert "multiscale" not in options, "nobody can paint on several levels"
+    assert np.array_equal(np.asarray(data), DATA)
+    assert list(options["scale"]) == [2, 0.5, 0.5]
+
+
 def test_results_go_back_into_the_same_space(tmp_path: Path) -> None:
     image = read_image(ome(tmp_path / "image.ome.zarr"))
     probability = np.random.default_rng(1).random((6, 2, 16, 12)).astype(np.float32)
