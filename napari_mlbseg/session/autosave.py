@@ -198,7 +198,7 @@ class Autosave:
         while not self.is_saved or (images and not self._images.is_done):
             if not self._writing:
                 self._begin_writing()
-            if not self.background.flush(end - time.monotonic()):
+            if not self.background.flush(end - time.monotonic()) or time.monotonic() > end:
                 raise TimeoutError(0, "the disk does not answer")
             if self._error is not None:
                 raise self._error

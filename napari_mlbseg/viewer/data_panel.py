@@ -21,6 +21,8 @@ from napari_mlbseg.viewer.panel import Panel, WrappedLabel
 
 __all__ = ["DataPanel", "VolumeRow"]
 
+_NARROWEST = 60  # pixels
+
 
 class VolumeRow(QFrame):
     """One image and its annotation."""
@@ -44,6 +46,7 @@ class VolumeRow(QFrame):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("&Image", _beside(self.image, self.remove))
         self.restore = QPushButton("Restore")
+        self.annotation.setMinimumWidth(_NARROWEST)  # or both buttons would make the dock wider than it is
         form.addRow("&Annotation", _beside(self.annotation, self.new, self.restore))
         form.labelForField(form.itemAt(0, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.image)
         form.labelForField(form.itemAt(1, QFormLayout.ItemRole.FieldRole).widget()).setBuddy(self.annotation)
