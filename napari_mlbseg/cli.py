@@ -10,11 +10,11 @@ import argparse
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, get_args
 
@@ -27,6 +27,8 @@ from napari_mlbseg.cli_cluster import add_cluster_options, cluster_facts, cluste
 from napari_mlbseg.cli_inputs import (
     SOURCES,
     InputError,
+    check_resumed,
+    interrupt_on_signals,
     slice_axis_option,
     slice_numbers,
     trained_round,
@@ -49,7 +51,7 @@ from napari_mlbseg.io.volumes import (
     write_job_results,
     write_report,
 )
-from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.jobs.failures import FULL_DISK
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import SegmentationTask, resolve_task
 
@@ -62,12 +64,16 @@ _LEAST_BUDGET = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    start = time.monotonic()
+    start, options = time.monotonic(), argparse.Namespace()
     try:
         options = _parser().parse_args(arguments)
         return int(options.run(options, start))
     except (ValueError, OSError) as error:  # InputError, TaskError, ImageFileError, and files that resist
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:  # numpy and zarr do not say which file it was
+            where = error.filename or getattr(options, "out", None) or getattr(options, "export", None) or "A file"
+            advice = " (make room there or choose another folder)" if error.errno in FULL_DISK else ""
+            message = f"{where}: {error.strerror}{advice}"
         print(f"napari-mlbseg: {' '.join(message.split())}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:  # before the job began, or while its results were written
@@ -85,8 +91,10 @@ def _train(options: argparse.Namespace, start: float) -> int:
     out = writable_folder(options.out)
     previous = None if options.resume is None else trained_round(options.resume, out)
     volumes = training_volumes(options, rows)
-    label_values = sorted({value for volume in volumes for value in volume.label_values})
-    task = resolve_task([volume.volume for volume in volumes], config, class_values=label_values)
+    elsewhere = {value: where for volume in volumes for value, where in volume.label_values.items()}
+    task = resolve_task([volume.volume for volume in volumes], config, elsewhere=elsewhere)
+    if previous is not None:
+        check_resumed(previous, task)
     for note in (note for volume in volumes for note in volume.notes):
         print(f"napari-mlbseg: {note}", file=sys.stderr)
     job = LocalJob.create(out, _with_time_to_write(task, start), previous=previous)
@@ -109,27 +117,38 @@ def _with_time_to_write(task: SegmentationTask, start: float) -> SegmentationTas
 
 def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts: Any) -> int:
     """Run a job to its end, write its results, and print their paths."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system that ends us wants what there is
-    if job.state is JobState.CREATED:
-        job.start()
-    interrupted = _watch(job)
+    interrupt_on_signals()
+    # a job on a cluster goes on without us, and is found again; a worker here would train on for nobody
+    job.start(bound=not job.folder.read_request().config.cluster)
+    interrupted, outcome = _watch(job)
     facts |= slice_facts(volumes)
-    outcome = job.folder.events()[-1]
     report = job.folder.path / "report.json"
     if isinstance(outcome, events.Failed):
-        write_report(report, job.folder, **facts)
         print(f"napari-mlbseg: {outcome.message} {outcome.advice}".rstrip(), file=sys.stderr)
+        with suppress(OSError):  # a full disk may be why it failed
+            write_report(report, job.folder, **facts)
         return _FAILED
-    written = write_job_results(job.folder, volumes, names)
-    write_report(report, job.folder, **facts)
+    try:
+        written = write_job_results(job.folder, volumes, names)
+        write_report(report, job.folder, **facts)
+    except OSError as error:
+        print(
+            f"napari-mlbseg: The results cannot be written to {error.filename or job.folder.path} "
+            f"({error.strerror or error}): make room there. What was found lies in {job.folder.results_path}.",
+            file=sys.stderr,
+        )
+        return _FAILED
     for path in (*written, report):
         print(path)
     return _INTERRUPTED if interrupted else _OK
 
 
-def _watch(job: Watchable) -> bool:
-    """Show the job's progress until it ends; Ctrl+C asks it to stop and keep what it has. True if that happened."""
-    interrupted, notes = False, list[str]()
+def _watch(job: Watchable) -> tuple[bool, events.Event | None]:
+    """Show the job's progress until it ends; Ctrl+C asks it to stop and keep what it has.
+
+    Returns whether that happened, and the job's last word, which a full disk may not hold.
+    """
+    interrupted, notes, event = False, list[str](), None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("start", total=1.0)
@@ -148,7 +167,7 @@ def _watch(job: Watchable) -> bool:
                 bar.update(line, description="stopping")
     for note in notes:
         print(f"napari-mlbseg: {note}", file=sys.stderr)
-    return interrupted
+    return interrupted, event
 
 
 # -- evaluate ----------------------------------------------------------------------------------------------------
@@ -217,7 +236,10 @@ def _parser() -> argparse.ArgumentParser:
         "and, where wanted, initial_labels and slice_axis",
     )
     train.add_argument("--labels", nargs="+", metavar="LABELS", help="label file of each image, or a folder of them")
-    train.add_argument("--clean", help="clean slices: 12,24,36, or NAME:12,24;NAME:3 of several images")
+    train.add_argument(
+        "--clean",
+        help="clean slices: 12,24,36, or NAME:12,24;NAME:3 of several images (FOLDER-NAME where names are alike)",
+    )
     train.add_argument("--out", required=True, metavar="DIR", help="folder for the results; it becomes the job folder")
     train.add_argument(
         "--initial-labels", nargs="+", metavar="SOURCE", help=f"{', '.join(SOURCES)}, or a file for each image"

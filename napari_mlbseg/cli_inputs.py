@@ -8,18 +8,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from napari_mlbseg.config import Device, InitialLabelSource, TrainingConfig
+from napari_mlbseg.config import NETWORK_FIELDS, Device, InitialLabelSource, TrainingConfig
 from napari_mlbseg.jobs.devices import check_device
 from napari_mlbseg.jobs.folder import JobFolder
+from napari_mlbseg.task import SegmentationTask
 
 __all__ = [
     "SOURCES",
     "InputError",
+    "check_resumed",
     "device_option",
+    "interrupt_on_signals",
     "slice_axis_option",
     "slice_numbers",
     "trained_round",
@@ -78,6 +83,26 @@ def training_config(
     return TrainingConfig.from_preset(preset, **overrides)
 
 
+def check_resumed(folder: Path, task: SegmentationTask) -> None:
+    """Refuse a model that a training cannot start from: one of other classes, other images or another network."""
+    info = json.loads(JobFolder(folder).model_info_file.read_text(encoding="utf-8"))
+    then, now = TrainingConfig.parse(info["config"]), task.config
+    objects = {True: "single objects", False: "classes"}
+    facts = {
+        "label numbers": (tuple(info["class_values"]), task.class_values),
+        "label numbers of": (objects[bool(info.get("instances"))], objects[task.last_instance is not None]),
+        "channels": (info["image_channels"], task.n_channels),
+        # whether there is a shape prior follows from the volumes, too
+        **{name: (getattr(then, name), getattr(now, name)) for name in NETWORK_FIELDS if name != "shape_prior"},
+    }
+    for what, (before, wanted) in facts.items():
+        if before != wanted:
+            raise InputError(
+                f"The model in {folder} does not fit this training ({what}: {before} there, {wanted} here): give the "
+                "same images, labels and parameters as then, or leave out --resume."
+            )
+
+
 def trained_slice_axis(round_path: Path) -> int | None:
     """The slice axis of a training as its report tells; None where it tells none or ``auto``."""
     try:
@@ -121,6 +146,25 @@ def writable_folder(text: str) -> Path:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"The folder {existing} cannot be written: choose another --out.")
     return out
+
+
+def interrupt_on_signals() -> None:
+    """Take the end of a batch job (SIGTERM) or of the terminal (SIGHUP) for Ctrl+C: what there is has to be written.
+
+    A process that was started to outlive its terminal (nohup) goes on.
+    """
+
+    def hang_up(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # another one must not break off the writing of results
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):  # the terminal is gone: to write to it is an error
+                os.dup2(nowhere, stream)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
 
 
 def trained_round(text: str, out: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import signal
 import sys
 import time
 from collections import deque
@@ -26,13 +25,14 @@ from napari_mlbseg.cli_cluster import cluster_facts, cluster_option
 from napari_mlbseg.cli_inputs import (
     InputError,
     device_option,
+    interrupt_on_signals,
     slice_axis_option,
     trained_round,
     trained_slice_axis,
     writable_folder,
 )
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.io.study import name_of, study_images
+from napari_mlbseg.io.study import StudyRow, study_rows
 from napari_mlbseg.io.volumes import (
     PREDICTED_FILES,
     FileVolume,
@@ -96,10 +96,10 @@ def predict(options: argparse.Namespace, run: Callable[..., int]) -> int:
     at_once = max(1, cluster_facts(cluster).n_workers) if cluster else 1
     out = writable_folder(options.out)
     model = _model(options, out, cluster)
-    images = study_images(options.images)
-    if len(images) > 1:
-        return _Study(model, images, out).run(at_once)
-    volume = model.volume_of(images[0])
+    rows = study_rows(options.images, only_images=True)
+    if len(rows) > 1:
+        return _Study(model, rows, out).run(at_once)
+    volume = model.volume_of(rows[0].image)
     return run(model.job(out, volume), [volume], PREDICTED_FILES)
 
 
@@ -145,19 +145,20 @@ class _Study:
     Parameters
     ----------
     model : _Model
-    images : sequence of Path
+    rows : sequence of StudyRow
+        The images.
     out : Path
         For ``NAME/`` of each image, and ``report.json`` of all.
     """
 
-    def __init__(self, model: _Model, images: Sequence[Path], out: Path) -> None:
+    def __init__(self, model: _Model, rows: Sequence[StudyRow], out: Path) -> None:
         self._model, self._out = model, out
-        self.items = [_Item(image.absolute(), out / safe_name(name_of(image))) for image in images]
+        self.items = [_Item(row.image.absolute(), out / safe_name(row.name)) for row in rows]
         self._interrupted = False
 
     def run(self, at_once: int) -> int:
         """Predict what is not there yet, so many at a time; returns the exit code."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system that ends us wants what there is
+        interrupt_on_signals()
         waiting = deque(item for item in self.items if not self._is_done(item))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -217,7 +218,7 @@ class _Study:
             item.volume = self._model.volume_of(item.image)
             item.job = self._model.job(item.folder, item.volume)
             (item.folder / "report.json").unlink(missing_ok=True)  # of an image or a model that was another
-            item.job.start()
+            item.job.start(bound=not self._model.config.cluster)
             item.outcome = "running"
         except (ValueError, OSError) as error:
             item.fail(str(error))
@@ -248,7 +249,7 @@ class _Study:
                 item.folder / "report.json", item.job.folder, of=self._facts(item), **slice_facts([item.volume])
             )
         except OSError as error:
-            item.fail(str(error))
+            item.fail(f"{error.filename or item.folder}: {error.strerror or error}")
         item.job = item.volume = None
 
     def _report(self) -> int:
@@ -267,9 +268,13 @@ class _Study:
                 for item in self.items
             ],
         }
-        self._out.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._out / "report.json", json.dumps(report, indent=2) + "\n")
-        print(self._out / "report.json")
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._out / "report.json", json.dumps(report, indent=2) + "\n")
+            print(self._out / "report.json")
+        except OSError as error:
+            print(f"napari-mlbseg: {self._out / 'report.json'}: {error.strerror or error}", file=sys.stderr)
+            return _FAILED
         for item in failed:
             print(f"napari-mlbseg: {item.folder.name}: {item.error}", file=sys.stderr)
         if self._interrupted:

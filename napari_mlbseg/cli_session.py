@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from napari_mlbseg.cli_cluster import add_cluster_options, cluster_option
-from napari_mlbseg.cli_inputs import InputError, device_option, writable_folder
+from napari_mlbseg.cli_inputs import InputError, device_option, interrupt_on_signals, writable_folder
 from napari_mlbseg.events import Event, Failed
 from napari_mlbseg.io.study import StudyRow, study_rows
 from napari_mlbseg.jobs.job import JobState
@@ -46,7 +46,7 @@ class Watchable(Protocol):
         ...
 
 
-Watch = Callable[[Watchable], bool]
+Watch = Callable[[Watchable], tuple[bool, Event | None]]
 
 
 def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> None:
@@ -56,7 +56,7 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
     ----------
     commands : subparsers
     watch : callable
-        Shows the progress of a job until it ends; True if it was interrupted.
+        Shows the progress of a job until it ends; whether it was interrupted, and its last word.
     """
     session = commands.add_parser("session", help="look at, train or export a saved session")
     session.set_defaults(run=lambda options, start: _session(options, watch))
@@ -79,6 +79,7 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
 
 
 def _session(options: argparse.Namespace, watch: Watch) -> int:
+    interrupt_on_signals()
     out = None if options.export is None else writable_folder(options.export)
     path = Path(options.session)
     rows = study_rows(options.add) if options.add else []
@@ -147,7 +148,7 @@ def _train(session: SegmentationSession, options: argparse.Namespace, watch: Wat
     running = session.current_round
     assert running is not None  # it was just started, or is why the state is not idle
     reader = _Following(session, running)
-    interrupted = watch(reader)
+    interrupted, _ = watch(reader)
     session.save()
     if isinstance(running.outcome, Failed):
         print(f"napari-mlbseg: {running.outcome.message} {running.outcome.advice}".rstrip(), file=sys.stderr)

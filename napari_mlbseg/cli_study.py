@@ -83,7 +83,7 @@ def training_volumes(options: argparse.Namespace, rows: Sequence[StudyRow]) -> l
             if row.where:
                 raise InputError(row.explain(error)) from error
             raise
-        volumes.append(volume)
+        volumes.append(replace(volume, volume=replace(volume.volume, name=row.name)))
     return volumes
 
 

@@ -14,7 +14,19 @@ from pydantic.fields import FieldInfo
 
 from napari_mlbseg.cluster_address import checked_address
 
-__all__ = ["PRESETS", "Device", "InitialLabelSource", "PresetName", "TrainingConfig", "field_group", "field_unit"]
+__all__ = [
+    "NETWORK_FIELDS",
+    "PRESETS",
+    "Device",
+    "InitialLabelSource",
+    "PresetName",
+    "TrainingConfig",
+    "field_group",
+    "field_unit",
+]
+
+#: Parameters that decide the form of a network: a training starts from an earlier model only where they are the same.
+NETWORK_FIELDS = ("architecture", "features", "norm", "context", "shape_prior")
 
 #: Parameters that were, and may stand in stored files.
 _RETIRED = frozenset({"nproc"})

@@ -5,7 +5,7 @@ Axis 0 of every array here is the slice axis; the session moves the user's axis 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,12 +126,15 @@ class SegmentationTask:
     last_instance : int, optional
         Largest number of an object, where the user's label numbers are those of single objects; new ones get larger
         ones. None: label numbers are classes.
+    note : str
+        What a person should know of how the task was understood; empty where there is nothing to say.
     """
 
     volumes: tuple[Volume, ...]
     class_values: tuple[int, ...]
     config: TrainingConfig = field(default_factory=TrainingConfig)
     last_instance: int | None = None
+    note: str = ""
 
     @property
     def n_classes(self) -> int:
@@ -163,7 +166,7 @@ def resolve_task(
     volumes: Sequence[Volume],
     config: TrainingConfig,
     *,
-    class_values: Sequence[int] | None = None,
+    elsewhere: Mapping[int, str] | None = None,
     unread: Collection[str] = (),
 ) -> SegmentationTask:
     """Validate volumes and freeze them into a task. Pure: nothing is written, no array is changed.
@@ -172,8 +175,9 @@ def resolve_task(
     ----------
     volumes : sequence of Volume
     config : TrainingConfig
-    class_values : sequence of int, optional
-        Label numbers that must be learnt; by default those that occur on clean slices.
+    elsewhere : mapping of int to str, optional
+        Label numbers that somebody painted, also on slices that are not clean, and where: ``"slice 13 of 'heart'"``.
+        What occurs on no clean slice is not learnt, and the task's note says so.
     unread : collection of str
         Names of volumes whose images are not looked at, since that would take time: `check_images` has to follow.
 
@@ -209,19 +213,10 @@ def resolve_task(
             "Nothing is painted on the clean slices, only background: paint the structure on at least one slice and "
             "mark it clean."
         )
-    wanted = sorted(present | {int(value) for value in class_values or ()})
+    elsewhere = {int(value): where for value, where in (elsewhere or {}).items()}
     if _holds_instances(volumes, config, len(present) - 1):
-        return SegmentationTask(tuple(volumes), CLASSES, config, last_instance=wanted[-1])
-    missing = [value for value in wanted if value not in present]
-    if missing:
-        listed = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
-        which = f"Label {listed} occurs" if len(missing) == 1 else f"Labels {listed} occur"
-        objects = "; if each stands for a single object, such as a cell, set label_kind to 'instances'"
-        raise TaskError(
-            f"{which} on no clean slice: mark a slice that shows it clean, or remove it from the labels"
-            f"{objects if len(missing) > _LISTED else ''}."
-        )
-    return SegmentationTask(volumes=tuple(volumes), class_values=tuple(wanted), config=config)
+        return SegmentationTask(tuple(volumes), CLASSES, config, last_instance=max(present | elsewhere.keys()))
+    return SegmentationTask(tuple(volumes), tuple(sorted(present)), config, note=_forgotten(present, elsewhere))
 
 
 def check_images(volumes: Sequence[Volume], before_each: Callable[[], object] = lambda: None) -> None:
@@ -240,6 +235,18 @@ def check_images(volumes: Sequence[Volume], before_each: Callable[[], object] = 
     """
     for volume in volumes:
         _check_image(volume, before_each)
+
+
+def _forgotten(present: Collection[int], elsewhere: Mapping[int, str]) -> str:
+    """What there is to say of label numbers that no clean slice has."""
+    missing = sorted(elsewhere.keys() - present)
+    if not missing:
+        return ""
+    which = ", ".join(f"{value} ({elsewhere[value]})" for value in missing[:_LISTED])
+    more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+    label, occurs, its = ("Label", "occurs", "it is") if len(missing) == 1 else ("Labels", "occur", "they are")
+    objects = " If each stands for a single object, such as a cell, set label_kind to 'instances'." if more else ""
+    return f"{label} {which}{more} {occurs} on no clean slice: {its} not learnt.{objects}"
 
 
 def _holds_instances(volumes: Sequence[Volume], config: TrainingConfig, n_labels: int) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
@@ -93,7 +98,6 @@ BAD = {
         {"images": ["one_slice.nii.gz"], "--labels": "one_slice_label.nii.gz", "--clean": "0"},
         "only one slice: at least two are needed",
     ),
-    "rare class": ({"--labels": "labels_with_a_rare_class.nii.gz"}, "Label 7 occurs on no clean slice: mark a slice"),
     "truncated": ({"images": ["truncated.nii.gz"]}, "truncated or damaged: copy or export it again"),
     "unreadable": ({"images": ["text.nii.gz"]}, "truncated or damaged"),
     "missing": ({"images": ["missing.nii.gz"]}, "does not exist: check its name"),
@@ -170,7 +174,7 @@ def worker(monkeypatch):
     """Replaces the worker: writes known results at once. Returns the jobs that were started."""
     jobs: list[LocalJob] = []
 
-    def start(job: LocalJob) -> None:
+    def start(job: LocalJob, *, bound: bool = False) -> None:
         task = job.folder.open_task(job.folder.read_request())
         results = ZarrResults(job.folder, task)
         for volume in task.volumes:
@@ -374,7 +378,7 @@ def test_predict_refuses_what_does_not_fit(files, worker, monkeypatch, tmp_path,
 
 
 def test_a_job_that_fails_says_why_and_leaves_a_report(files, monkeypatch, tmp_path, capsys):
-    def start(job: LocalJob) -> None:
+    def start(job: LocalJob, *, bound: bool = False) -> None:
         job.folder.append_event(Failed(message="The worker was killed.", advice="Close other programs."))
         job._state = JobState.RUNNING
 
@@ -422,3 +426,93 @@ def test_train_and_predict_for_real(files, tmp_path):
     labels = np.asarray(nibabel.load(out / "pseudo_labels.nii.gz").dataobj)
     assert set(np.unique(labels)) <= {0, 1}
     assert labels.shape == (48, 40, 24)
+
+
+def test_a_forgotten_number_on_another_slice_is_said_and_not_learnt(files, worker, monkeypatch, tmp_path):
+    monkeypatch.chdir(files)
+    words = {"--labels": "labels_with_a_rare_class.nii.gz", "--out": str(tmp_path / "out")}
+    assert cli.main(arguments(words)) == 0
+    request = worker[0].folder.read_request()
+    assert request.class_values == (0, 1)
+    assert request.note == "Label 7 (slice 23 of 'scan') occurs on no clean slice: it is not learnt."
+
+
+@pytest.mark.parametrize("dtype", [np.longlong, np.ulonglong, np.int64, ">i8"])
+def test_labels_may_have_64_bits(files, worker, monkeypatch, tmp_path, dtype):
+    monkeypatch.chdir(files)
+    labels = tifffile.imread("stack_label.tif").astype(dtype)
+    tifffile.imwrite(tmp_path / "wide.tif", labels, metadata={"axes": "ZYX"})
+    words = {"images": ["stack.tif"], "--labels": str(tmp_path / "wide.tif"), "--out": str(tmp_path / "out")}
+    assert cli.main(arguments(words)) == 0
+    task = worker[0].folder.open_task(worker[0].folder.read_request())
+    assert np.array_equal(task.volumes[0].label_slice(12), labels[12])
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_job_that_cannot_be_written_leaves_nothing(files, monkeypatch, tmp_path, capsys, was_there):
+    monkeypatch.chdir(files)
+    out = tmp_path / "new" / "out"
+    if was_there:
+        out.mkdir(parents=True)
+        (out / "mine.txt").touch()
+
+    def fill_the_disk(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("napari_mlbseg.jobs.folder.store_slices", fill_the_disk)
+    assert cli.main(arguments({"--out": str(out)})) == 2
+    assert f"{out}: No space left on device (make room there" in " ".join(capsys.readouterr().err.split())
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == (["mine.txt", "new", "out"] if was_there else [])
+
+
+def test_results_that_find_no_room_are_a_failure(files, worker, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(files)
+
+    def fill_the_disk(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out" / "probability.nii.gz"))
+
+    monkeypatch.setattr("napari_mlbseg.io.volumes.write_result", fill_the_disk)
+    assert cli.main(arguments({"--out": str(tmp_path / "out")})) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot be written to" in said
+    assert "probability.nii.gz (No space left on device): make room there" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--set": "context=1"}, "context: 0 there, 1 here"),
+        ({"--set": "label_kind=instances"}, "label numbers: (0, 1) there, (0, 1, 2) here"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_not_started_from(files, worker, monkeypatch, tmp_path, capsys, changes, words):
+    monkeypatch.chdir(files)
+    assert cli.main(arguments({"--out": str(tmp_path / "first")})) == 0
+    resumed = {"--resume": str(tmp_path / "first"), "--out": str(tmp_path / "second")}
+    assert cli.main(arguments(resumed | changes)) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "second").exists()
+    assert cli.main(arguments(resumed)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signal")
+def test_a_terminal_that_is_closed_ends_the_worker_and_keeps_what_there_is(files, tmp_path):
+    out = tmp_path / "out"
+    words = [
+        *arguments({"--out": str(out), "--time-budget": "none", "--steps": "100000"}),
+        "--set",
+        "bootstrap_steps=5",
+    ]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "napari_mlbseg", *words], cwd=files, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    events_file = out / "events.jsonl"
+    while command.poll() is None and not (events_file.exists() and '"losses"' in events_file.read_text()):
+        time.sleep(0.1)
+    worker = psutil.Process(json.loads((out / "heartbeat").read_text())["pid"])
+    command.send_signal(signal.SIGHUP)
+    assert command.wait(60) == 130
+    worker.wait(60)
+    assert (out / "pseudo_labels.nii.gz").exists()

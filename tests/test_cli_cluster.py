@@ -38,7 +38,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tifffile.imwrite(tmp_path / "labels.tif", labels, imagej=True)
     jobs: list[LocalJob] = []
 
-    def start(job: LocalJob) -> None:
+    def start(job: LocalJob, *, bound: bool = False) -> None:
         job.folder.append_event(Finished(reason=FinishReason.STEPS, steps=1, seconds=1))
         job._state = JobState.RUNNING
         jobs.append(job)

@@ -53,7 +53,7 @@ class Study:
         report = json.loads((out / "report.json").read_text())
         return code, {Path(entry["image"]).stem: entry["outcome"] for entry in report["images"]}
 
-    def start(self, job: LocalJob) -> None:
+    def start(self, job: LocalJob, *, bound: bool = False) -> None:
         task = job.folder.open_task(job.folder.read_request())
         results = ZarrResults(job.folder, task)
         name = task.volumes[0].name

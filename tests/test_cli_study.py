@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def requests(monkeypatch):
     """Replaces the worker: it only says that it is done. Gives the folders of the jobs."""
     folders: list[JobFolder] = []
 
-    def start(job: LocalJob) -> None:
+    def start(job: LocalJob, *, bound: bool = False) -> None:
         job.folder.append_event(Finished(reason=FinishReason.STEPS, steps=1, seconds=1))
         job._state = JobState.RUNNING
         folders.append(job.folder)
@@ -180,3 +181,36 @@ def test_a_study_becomes_a_session_that_is_trained(study, tmp_path, capsys):
     assert cli.main(["session", str(path)]) == 0
     found = json.loads(capsys.readouterr().out)["volumes"]
     assert {v["status"] for v in found.values()} == {"predicted"}
+
+
+def test_images_of_one_name_are_called_after_their_folders(made, requests, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        shutil.copy(made / "a.tif", tmp_path / patient / "t1.tif")
+        shutil.copy(made / "truth" / "a.tif", tmp_path / patient / "seg.tif")
+    (tmp_path / "study.csv").write_text("image,labels,clean\np1/t1.tif,p1/seg.tif,3;6\np2/t1.tif,,\n")
+    assert cli.main(["train", "study.csv", "--out", "out"]) == 0
+    assert [volume.name for volume in requests[-1].read_request().volumes] == ["p1-t1", "p2-t1"]
+    words = ["train", "p1/t1.tif", "p2/t1.tif", "--labels", "p1/seg.tif", "p2/seg.tif", "--out", "named"]
+    assert cli.main([*words, "--clean", "p1-t1:3;p2-t1:5,6"]) == 0
+    assert [volume.clean for volume in requests[-1].read_request().volumes] == [(3,), (5, 6)]
+    assert cli.main(["session", "s.mlbseg", "--add", "study.csv"]) == 0
+    assert [volume.volume.name for volume in load_session(tmp_path / "s.mlbseg").volumes] == ["p1-t1", "p2-t1"]
+
+
+def test_one_label_file_is_not_given_to_two_images_of_its_name(made, requests, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("p1", "p2", "truth"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(made / "a.tif", tmp_path / folder / "t1.tif")
+    words = ["train", "p1/t1.tif", "p2/t1.tif", "--labels", "truth", "--clean", "p1-t1:3;p2-t1:5", "--out", "out"]
+    assert cli.main(words) == 2
+    assert "has no labels for these images" in capsys.readouterr().err
+
+
+def test_an_image_that_is_named_in_two_ways_is_one(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(made)
+    words = ["train", "a.tif", "truth/../a.tif", "--labels", "truth", "--clean", "a:3", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert "Two images have the same name" in capsys.readouterr().err

@@ -21,8 +21,8 @@ def volume(name: str = "heart", clean: tuple[int, ...] = (1, 4), **changes: obje
     return replace(Volume(name, np.ones((6, 8, 9), np.float32), labels, marks), **changes)
 
 
-def resolve(*volumes: Volume, class_values: tuple[int, ...] | None = None, **fields: object) -> SegmentationTask:
-    return resolve_task(volumes, TrainingConfig(**fields), class_values=class_values)
+def resolve(*volumes: Volume, elsewhere: dict[int, str] | None = None, **fields: object) -> SegmentationTask:
+    return resolve_task(volumes, TrainingConfig(**fields), elsewhere=elsewhere)
 
 
 def test_classes_are_the_numbers_on_clean_slices():
@@ -133,11 +133,14 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(volumes, words):
     assert str(caught.value).endswith((".", ")."))
 
 
-def test_a_class_on_no_clean_slice_is_refused():
-    with pytest.raises(TaskError, match="Label 9 occurs on no clean slice: mark a slice that shows it clean"):
-        resolve(volume(), class_values=(2, 9))
-    with pytest.raises(TaskError, match="Labels 9, 12 occur on no clean slice"):
-        resolve(volume(), class_values=(9, 12))
+def test_a_number_on_no_clean_slice_is_not_learnt_and_it_is_said_where_it_is():
+    task = resolve(volume(), elsewhere={2: "slice 1 of 'heart'", 9: "slice 3 of 'heart'"})
+    assert task.class_values == (0, 2, 7)
+    assert task.note == "Label 9 (slice 3 of 'heart') occurs on no clean slice: it is not learnt."
+    many = resolve(volume(), elsewhere=dict.fromkeys(range(2, 14), "slice 5 of 'heart'")).note
+    assert many.startswith("Labels 3 (slice 5 of 'heart'), 4 (")
+    assert "and 7 more occur on no clean slice: they are not learnt." in many
+    assert resolve(volume(), elsewhere={7: "slice 4 of 'heart'"}).note == ""
 
 
 def test_initial_labels_that_are_to_be_given_must_be_there():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,7 +46,14 @@ def save_model(path: Path, model: Model) -> None:
         "config": model.config.model_dump(mode="json"),
     }
     weights = path.with_name(f".{path.name}.tmp")
-    save_file({name: value.contiguous().cpu() for name, value in model.network.state_dict().items()}, weights)
+    try:
+        save_file({name: value.contiguous().cpu() for name, value in model.network.state_dict().items()}, weights)
+    except SafetensorError as error:  # it keeps the number of an error of the system in its words only
+        weights.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     _replace(weights, path)
     description = path.with_name(f".{path.stem}.json.tmp")
     description.write_text(json.dumps(information, indent=1), encoding="utf-8")

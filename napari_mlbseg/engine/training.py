@@ -71,6 +71,7 @@ class Training:
         self._rng = torch.Generator().manual_seed(config.seed)
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
+        self._previous = previous
         self._is_warm = previous is not None and warm_start(network, previous)
         self._learner = Learner(network, config, self._device, self._pool.doubted)
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
@@ -98,7 +99,10 @@ class Training:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config
         facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
-        yield Metrics(values=facts | no_data_note(self._pool.stores) | instance_note(self.task))
+        notes = no_data_note(self._pool.stores) | instance_note(self.task)
+        if self._previous is not None and not self._is_warm:
+            notes["note_warm_start"] = "The earlier model does not fit this training, which begins anew."
+        yield Metrics(values=facts | notes | ({"note_labels": self.task.note} if self.task.note else {}))
         labels = dict(known)
         if config.initial_labels in ("auto", "propagation"):
             began = self._schedule.seconds

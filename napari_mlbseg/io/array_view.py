@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "flipped", "is_lazy", "is_on_disk", "moved_axis"]
+__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "flipped", "is_lazy", "is_on_disk", "moved_axis", "plain_dtype"]
 
 #: Files of arrays larger than this are not read into memory where their format allows it.
 MAPPED_BYTES = 2**28
+
+
+def plain_dtype(dtype: Any) -> np.dtype:
+    """`dtype` as what it is worth.
+
+    NumPy has two types of 64-bit integers on most systems, which compare equal; zarr (3.1) knows one of them, and
+    tifffile (2026.3) gives out the other.
+    """
+    return np.dtype(np.dtype(dtype).str)
 
 
 class ArrayView:
@@ -32,7 +41,7 @@ class ArrayView:
         self.fixed = dict(fixed or {})
         self.axes = tuple(axis for axis in range(array.ndim) if axis not in self.fixed) if axes is None else tuple(axes)
         self.shape = tuple(int(array.shape[axis]) for axis in self.axes)
-        self.dtype = np.dtype(array.dtype)
+        self.dtype = plain_dtype(array.dtype)
 
     @property
     def ndim(self) -> int:

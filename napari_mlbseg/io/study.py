@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_mlbseg.io.files import SUFFIXES, has_known_suffix
 from napari_mlbseg.io.image_file import ImageFileError
 
-__all__ = ["StudyRow", "find_labels", "is_table", "name_of", "parse_slices", "study_images", "study_rows"]
+__all__ = ["StudyRow", "find_labels", "is_table", "name_of", "parse_slices", "study_rows"]
 
 _LABEL = "_label"
 _COLUMNS = ("image", "labels", "clean", "initial_labels", "slice_axis")
@@ -34,6 +34,8 @@ class StudyRow:
         Axis of the file along which the slices lie; None: nobody said so.
     where : str
         How a complaint names it, such as ``Row 3 of study.csv``; empty where its file does.
+    name : str
+        Name of its volume: that of the file, with folders before it where other images are called alike.
     """
 
     image: Path
@@ -42,20 +44,15 @@ class StudyRow:
     initial_labels: Path | None = None
     slice_axis: int | None = None
     where: str = ""
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """Name of the image, as its volume is called."""
-        return name_of(self.image)
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", name_of(self.image))
 
     def explain(self, error: Exception) -> str:
         """The error as a sentence that names the row."""
         return f"{self.where}: {error}" if self.where else str(error)
-
-
-def study_images(words: Sequence[str | Path]) -> list[Path]:
-    """Image files of a study; parameters and errors as those of `study_rows`, of tables only the images are read."""
-    return [row.image for row in study_rows(words, only_images=True)]
 
 
 def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> list[StudyRow]:
@@ -73,7 +70,7 @@ def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> lis
     Raises
     ------
     ImageFileError
-        If a folder or a table names no image, a cell makes no sense, or two images share a name; a sentence that says
+        If a folder or a table names no image, a cell makes no sense, or an image is there twice; a sentence that says
         what to do.
     """
     rows: list[StudyRow] = []
@@ -84,10 +81,25 @@ def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> lis
             rows += _listed(word, ("image",) if only_images else _COLUMNS)
         else:
             rows.append(StudyRow(word))
-    known = Counter(row.name.casefold() for row in rows)
-    if twice := sorted({str(row.image) for row in rows if known[row.name.casefold()] > 1}):
-        raise ImageFileError(f"Two images have the same name ({', '.join(twice)}): rename one of them.")
-    return rows
+    return _with_names(rows)
+
+
+def _with_names(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """Rows whose names are all different: with as many folders before the file's name as that takes (p1-t1, p2-t1)."""
+    paths = [row.image.resolve() for row in rows]
+    depth = [1] * len(rows)  # of a name, in parts of its path
+    while True:
+        folders = [path.parts[max(1, len(path.parts) - n) : -1] for path, n in zip(paths, depth, strict=True)]
+        names = ["-".join((*above, name_of(row.image))) for above, row in zip(folders, rows, strict=True)]
+        known = Counter(name.casefold() for name in names)
+        alike = [i for i, name in enumerate(names) if known[name.casefold()] > 1]
+        if not alike:
+            return [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
+        if all(depth[i] >= len(paths[i].parts) for i in alike):
+            twice = sorted({str(rows[i].image) for i in alike})
+            raise ImageFileError(f"Two images have the same name ({', '.join(twice)}): rename one of them.")
+        for i in alike:
+            depth[i] += 1
 
 
 def find_labels(rows: Sequence[StudyRow], folder: Path) -> dict[str, Path]:
@@ -99,10 +111,14 @@ def find_labels(rows: Sequence[StudyRow], folder: Path) -> dict[str, Path]:
         If there is none, or two for one image.
     """
     images = {row.image.resolve() for row in rows}
+    called = Counter(name_of(row.image) for row in rows)
     files = [path for path in sorted(folder.iterdir()) if has_known_suffix(path) and path.resolve() not in images]
     found: dict[str, Path] = {}
     for row in rows:
-        fitting = [path for path in files if name_of(path) in (row.name, row.name + _LABEL)]
+        # a file's own name says whose labels these are only where no other image is called so
+        names = {row.name, name_of(row.image)} if called[name_of(row.image)] == 1 else {row.name}
+        wanted = {name + suffix for name in names for suffix in ("", _LABEL)}
+        fitting = [path for path in files if name_of(path) in wanted]
         if len(fitting) > 1:
             both = " and ".join(path.name for path in fitting)
             raise ImageFileError(f"{folder} has {both} for '{row.name}': take one of them away.")

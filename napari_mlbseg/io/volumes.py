@@ -54,8 +54,9 @@ class FileVolume:
         Of the image file; results are written into its space.
     slice_axis : int
         Axis of the file along which the volume's slices lie.
-    label_values : tuple of int
-        All label numbers in the label file but 0, on whatever slice; of a large file, on the clean slices.
+    label_values : dict of int to str
+        All label numbers in the label file but 0, on whatever slice, and the first slice that shows each, in words; of
+        a large file, on the clean slices.
     notes : tuple of str
         What is odd about the files but need not be wrong, a sentence each.
     """
@@ -63,7 +64,7 @@ class FileVolume:
     volume: Volume
     grid: FileGrid
     slice_axis: int
-    label_values: tuple[int, ...]
+    label_values: dict[int, str]
     notes: tuple[str, ...] = ()
 
 
@@ -135,7 +136,7 @@ def load_volume(
         ),
         grid=image.grid,
         slice_axis=axis,
-        label_values=() if painted is None else _label_values(labels if is_lazy(painted) else painted, marks),
+        label_values={} if painted is None else _label_values(painted, marks, image.name),
         notes=tuple(dict.fromkeys(filter(None, (axis_note, *(file.note for file in files if file is not None))))),
     )
 
@@ -244,10 +245,15 @@ def _slice_axis(image: ImageFile, direction: str) -> tuple[int, str]:
     return axis, ""
 
 
-def _label_values(labels: np.ndarray, marks: np.ndarray) -> tuple[int, ...]:
-    """Label numbers but 0, read a slice at a time."""
-    slices = range(len(labels)) if labels.size <= MAPPED_BYTES else np.flatnonzero(marks).tolist()
-    return tuple(sorted({int(value) for z in slices for value in np.unique(labels[z])} - {0}))
+def _label_values(labels: np.ndarray, marks: np.ndarray, name: str) -> dict[int, str]:
+    """Label numbers but 0, read a slice at a time, and the first slice that shows each, in words."""
+    slices = np.flatnonzero(marks).tolist() if is_lazy(labels) or labels.size > MAPPED_BYTES else range(len(labels))
+    found: dict[int, str] = {}
+    for z in slices:
+        for value in np.unique(labels[z]):
+            if value:
+                found.setdefault(int(value), f"slice {z} of '{name}'")
+    return found
 
 
 def _forgotten(image: ImageFile, part: Part) -> ImageFile:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import ArrayView
+from napari_mlbseg.io.array_view import ArrayView, plain_dtype
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
 
 __all__ = ["ZARR_SUFFIXES", "ZarrNative", "new_zarr_grid", "ome_metadata", "read_zarr", "write_zarr", "zarr_array"]
@@ -133,7 +133,8 @@ def write_zarr(path: Path, array: Any, axes: str, grid: FileGrid) -> None:
     try:
         group = zarr.create_group(temporary)
         chunks = [min(_CHUNK, n) if letter in "YX" else 1 for n, letter in zip(array.shape, axes, strict=True)]
-        target = group.create_array("0", shape=array.shape, chunks=tuple(chunks), dtype=array.dtype, fill_value=0)
+        dtype = plain_dtype(array.dtype)
+        target = group.create_array("0", shape=array.shape, chunks=tuple(chunks), dtype=dtype, fill_value=0)
         for index in range(array.shape[0]):
             target[index] = np.asarray(array[index])
         group.attrs["ome"] = ome_metadata(path.name, axes, grid)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from napari_mlbseg.io.array_view import plain_dtype
+
 if TYPE_CHECKING:
     import zarr
 
@@ -17,7 +19,9 @@ def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype:
     """Make an array, all zero; replaces what was there."""
     import zarr
 
-    return zarr.create_array(path, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype, fill_value=0, overwrite=True)
+    return zarr.create_array(
+        path, shape=tuple(shape), chunks=tuple(chunks), dtype=plain_dtype(dtype), fill_value=0, overwrite=True
+    )
 
 
 def open_array(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from napari_mlbseg.events import Failed
 from napari_mlbseg.jobs.folder import JobFolder
 
-__all__ = ["failure", "is_out_of_memory"]
+__all__ = ["FULL_DISK", "failure", "full_disk", "is_out_of_memory"]
+
+#: Numbers of errors that say there is no room left, for anybody or for this person.
+FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,6 +32,8 @@ def failure(error: Exception, folder: JobFolder) -> Failed:
             advice="Close other programs, or choose a smaller patch_size, features or n_views (Advanced).",
             log_tail=folder.log_tail(),
         )
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return full_disk(folder, error.filename or "the results")
     if isinstance(error, OSError) and error.errno is not None:
         return Failed(
             message=f"A file could not be read or written: {error}.",
@@ -39,5 +45,14 @@ def failure(error: Exception, folder: JobFolder) -> Failed:
     return Failed(
         message=f"The training met an unexpected {type(error).__name__}: {error}",
         advice=f"Please report this with the log, {Path(folder.log_file).name}.",
+        log_tail=folder.log_tail(),
+    )
+
+
+def full_disk(folder: JobFolder, what: str = "the results") -> Failed:
+    """The last word of a job that found no room for `what`."""
+    return Failed(
+        message=f"The disk of {folder.path} is full: there was no room for {what}.",
+        advice="Make room there or choose a folder on another disk, then train again.",
         log_tail=folder.log_tail(),
     )

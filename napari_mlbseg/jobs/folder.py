@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,11 +57,16 @@ JobKind = Literal["train", "predict", "leave_one_out"]
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the whole new one, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 class VolumeRequest(BaseModel):
@@ -87,6 +93,7 @@ class Request(BaseModel):
     kind: JobKind = "train"
     class_values: tuple[int, ...]
     last_instance: int | None = None
+    note: str = ""
     config: TrainingConfig
     volumes: tuple[VolumeRequest, ...]
     previous: str | None = None  # a round whose model to start from (train) or to use (predict)
@@ -165,6 +172,7 @@ class JobFolder:
             kind=kind,
             class_values=task.class_values,
             last_instance=task.last_instance,
+            note=task.note,
             config=task.config,
             volumes=tuple(volumes),
             previous=None if previous is None else str(Path(previous).absolute()),
@@ -244,6 +252,7 @@ class JobFolder:
             class_values=request.class_values,
             config=request.config,
             last_instance=request.last_instance,
+            note=request.note,
         )
 
     def _open_volume(self, volume: VolumeRequest) -> Volume:

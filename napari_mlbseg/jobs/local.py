@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.autopsy import explain_death
+from napari_mlbseg.jobs.failures import full_disk
 from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
 from napari_mlbseg.jobs.inputs import Copied
 from napari_mlbseg.jobs.job import JobState
@@ -26,6 +28,7 @@ from napari_mlbseg.task import SegmentationTask
 __all__ = ["LocalJob"]
 
 _GRACE_SECONDS = 5.0  # from the request to stop until SIGTERM, and from there until SIGKILL
+_FULL_BYTES = 2**20  # that are free at most on a disk on which a worker found no room for an event
 _START_SECONDS = 20.0  # that a worker may take until its first heartbeat
 _FINAL_STATES = {Finished: JobState.FINISHED, Cancelled: JobState.CANCELLED, Failed: JobState.FAILED}
 
@@ -61,7 +64,7 @@ class LocalJob:
         movable: Path | None = None,
         step: Callable[[Copied], object] = lambda copied: None,
     ) -> LocalJob:
-        """A new job in the folder `path`; raises OSError if that cannot be written.
+        """A new job in the folder `path`; raises OSError if that cannot be written, and leaves nothing behind then.
 
         Parameters
         ----------
@@ -78,16 +81,17 @@ class LocalJob:
             See `JobFolder.write_request`.
         """
         folder = JobFolder(path)
-        folder.write_request(
-            task,
-            kind=kind,
-            previous=previous,
-            threads=threads,
-            painted=painted,
-            like=like,
-            movable=movable,
-            step=step,
-        )
+        with _undone_on_error(folder.path):
+            folder.write_request(
+                task,
+                kind=kind,
+                previous=previous,
+                threads=threads,
+                painted=painted,
+                like=like,
+                movable=movable,
+                step=step,
+            )
         return cls(folder)
 
     @classmethod
@@ -201,6 +205,9 @@ class LocalJob:
         """The terminal event that the worker could not write; it is added to the folder for later readers."""
         returncode = self._popen.returncode if self._popen is not None else None
         event: Event = explain_death(returncode, self.folder.log_tail())
+        with suppress(OSError):  # the folder may be gone
+            if returncode == 1 and shutil.disk_usage(self.folder.path).free < _FULL_BYTES:  # it could not even say so
+                event = full_disk(self.folder)
         if self._cancelled_at is not None:  # it was asked to stop, and ended by us because it did not answer
             event = Cancelled()
         with suppress(OSError):  # on a full disk this process knows, if no later one does
@@ -226,6 +233,19 @@ class LocalJob:
                 os.killpg(self._process.pid, number)
         except (ProcessLookupError, psutil.NoSuchProcess):
             pass  # it ended between the look and the signal
+
+
+@contextmanager
+def _undone_on_error(path: Path) -> Iterator[None]:
+    """Take away what was made in a folder, the folder and those above it where they are new, if that fails."""
+    new = next((folder for folder in reversed((path, *path.parents)) if not folder.exists()), None)
+    before = set(path.iterdir()) if new is None else set[Path]()
+    try:
+        yield
+    except BaseException:
+        for made in [new] if new is not None else set(path.iterdir()) - before:
+            shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
+        raise
 
 
 def _creation_flags() -> int:

@@ -86,6 +86,17 @@ class KeptVolumes(ABC):
         watchers = [self._watcher(volume.name) for volume in self]
         return sorted(set().union(*(watcher.values for watcher in watchers if watcher is not None)))
 
+    def label_places(self) -> dict[int, str]:
+        """Label numbers painted anywhere, and the first slice that shows each, in words; as `known_classes`."""
+        found: dict[int, str] = {}
+        for volume in self:
+            if (watcher := self._watcher(volume.name)) is None:
+                continue
+            for z in sorted(watcher.painted):
+                for value in watcher.values_of(z):
+                    found.setdefault(value, f"slice {z} of '{volume.name}'")
+        return found
+
     # -- marks on slices -----------------------------------------------------------------------------------------
 
     def marks_of(self, uid: str) -> Mapping[int, SliceMarks]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from psygnal import Signal
 
+from napari_mlbseg.config import NETWORK_FIELDS
 from napari_mlbseg.events import Finished
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.jobs.job import JobState
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from napari_mlbseg.engine.suspicious import SuspiciousPlace
 
 __all__ = ["RoundShelf"]
-
-#: Parameters that decide whether the weights of one network fit another.
-_NETWORK = ("architecture", "features", "norm", "context", "shape_prior")
 
 
 class RoundShelf:
@@ -151,7 +149,7 @@ class RoundShelf:
                 and past.task.class_values == task.class_values
                 and (past.task.last_instance is None) == (task.last_instance is None)
                 and past.task.n_channels == task.n_channels
-                and all(getattr(past.task.config, name) == getattr(task.config, name) for name in _NETWORK)
+                and all(getattr(past.task.config, name) == getattr(task.config, name) for name in NETWORK_FIELDS)
             )
             if fits and past.job.folder.model_file.exists():
                 return past

@@ -144,9 +144,7 @@ class TrainedVolumes(KeptVolumes):
         saver.sweep()
         watched = [(frozen, saver.watcher(volume.uid)) for frozen, volume in zip(volumes, self, strict=True)]
         kept = [frozen if watcher is None else with_snapshot(frozen, watcher) for frozen, watcher in watched]
-        return resolve_task(
-            kept, config or self._config, class_values=self.known_classes(), unread=unread_images(volumes)
-        )
+        return resolve_task(kept, config or self._config, elsewhere=self.label_places(), unread=unread_images(volumes))
 
     def begin(self, focus: tuple[str, int] | None = None) -> None:
         """Begin a round of what is painted now: save, freeze the task into a job folder and start a worker on it.

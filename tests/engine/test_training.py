@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.checkpoint import load_model
+from napari_mlbseg.engine.checkpoint import Model, load_model, save_model
 from napari_mlbseg.engine.predict import Predictor, predict, predict_volume
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
@@ -415,3 +416,15 @@ def test_initial_labels_of_large_slices_stand_where_they_used_the_time_up(
     assert all(np.array_equal(shown[z], volume.labels[z]) for z in CLEAN)
     assert all(shown[z].any() for z in range(CLEAN[0], CLEAN[-1] + 1))
     assert np.array_equal(shown, results["stack"]["initial_labels"])
+
+
+def test_a_disk_that_is_full_is_said_of_the_model_too(monkeypatch, tmp_path):
+    def fill_the_disk(*arguments):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("napari_mlbseg.engine.checkpoint.save_file", fill_the_disk)
+    model = Model(torch.nn.Linear(1, 1), TrainingConfig(), (0, 1), 1)
+    with pytest.raises(OSError, match=r"No space left.*model\.safetensors") as caught:
+        save_model(tmp_path / "model.safetensors", model)
+    assert caught.value.errno == 28
+    assert not list(tmp_path.iterdir())

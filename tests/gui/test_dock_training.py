@@ -85,13 +85,6 @@ def _nothing_painted(viewer, dock):
     dock.controller.mark_clean(True, 2)
 
 
-def _class_on_no_clean_slice(viewer, dock):
-    labels = _new(viewer, dock, np.ones((5, 32, 32)))
-    labels[2, 4:9, 4:9] = 1
-    labels[4, 4:9, 4:9] = 2
-    dock.controller.mark_clean(True, 2)
-
-
 def _all_nan(viewer, dock):
     _new(viewer, dock, np.full((5, 32, 32), np.nan, dtype=np.float32), contrast_limits=(0, 1))[2, 4:9, 4:9] = 1
     dock.controller.mark_clean(True, 2)
@@ -146,7 +139,6 @@ def _folder_not_writable(viewer, dock):
         (_no_annotation, "press New"),
         (_no_clean_slice, "No slice is marked clean"),
         (_nothing_painted, "Nothing is painted"),
-        (_class_on_no_clean_slice, "Label 2 occurs on no clean slice"),
         (_all_nan, "only NaN"),
         (_one_slice, "only one slice"),
         (_two_axes, "2 spatial axes"),

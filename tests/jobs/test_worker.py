@@ -97,7 +97,9 @@ def test_what_cannot_be_made_smaller_is_not_tried_again(folder, task, attempts):
     ("error", "message"),
     [
         (TaskError("The device 'cuda' is not there: choose cpu, or auto."), r"^The device 'cuda' is not there"),
-        (OSError(28, "No space left on device"), "could not be read or written: .*No space left"),
+        (OSError(28, "No space left on device"), "The disk of .* is full: there was no room for the results"),
+        (OSError(28, "No space left on device", "model.safetensors"), "there was no room for model.safetensors"),
+        (OSError(13, "Permission denied"), "could not be read or written: .*Permission denied"),
         (KeyError("x"), "unexpected KeyError"),
         (RuntimeError("shape mismatch"), "unexpected RuntimeError: shape mismatch"),
     ],
