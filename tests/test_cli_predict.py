@@ -82,7 +82,7 @@ class Study:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     made = Study(tmp_path)
-    monkeypatch.setattr(LocalJob, "start", lambda job: made.start(job))
+    monkeypatch.setattr(LocalJob, "start", lambda job, bound: made.start(job))
     monkeypatch.setattr(LocalJob, "poll", lambda job: made.poll(job))
     monkeypatch.setattr("napari_mlbseg.cli_predict._LOOK_SECONDS", 0)
     return made

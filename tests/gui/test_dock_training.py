@@ -143,7 +143,7 @@ def _folder_not_writable(viewer, dock):
         (_one_slice, "only one slice"),
         (_two_axes, "2 spatial axes"),
         (_four_axes, "4 spatial axes"),
-        (_labels_of_another_shape, "5 x 30 x 32"),
+        (_labels_of_another_shape, "There is no annotation layer"),
         (_negative_labels, "negative number -2"),
         (_given_labels_missing, "choose a layer"),
         (_folder_not_writable, "make room there"),

@@ -103,7 +103,7 @@ def test_what_cannot_be_made_smaller_is_not_tried_again(folder, task, attempts):
         (KeyError("x"), "unexpected KeyError"),
         (RuntimeError("shape mismatch"), "unexpected RuntimeError: shape mismatch"),
     ],
-    ids=["input", "disk", "key", "mistake"],
+    ids=["input", "disk", "disk of the model", "permission", "key", "mistake"],
 )
 def test_any_other_error_is_the_last_word_at_once(folder, attempts, capsys, error, message):
     errors, configs = attempts
