@@ -22,7 +22,7 @@ FEWEST_TO_LEAVE_OUT = 3
 #: Images up to this many bytes are searched whole for finite values; of larger ones, some slices are.
 _WHOLE_CHECK_BYTES = 2**29
 
-_LISTED = 10  # label numbers in a sentence
+_LISTED = 3  # label numbers in a sentence
 
 
 class TaskError(ValueError):
