@@ -15,7 +15,7 @@ from napari_mlbseg.engine.results import MemoryResults, result_layout
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Finished
 from napari_mlbseg.instances import are_instances, link_objects, objects_of, to_classes
-from napari_mlbseg.task import SegmentationTask, TaskError, Volume, resolve_task
+from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 
 
 def discs(n: int = 49, side: int = 112, radius: float = 7.5, shift: float = 0.0) -> np.ndarray:
