@@ -6,6 +6,7 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QFrame, QHBoxLayout, QPushButton, QWidget
 
+from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.binding import (
     VolumeBinding,
     axis_name,
@@ -13,6 +14,7 @@ from napari_mlbseg.viewer.binding import (
     make_annotation,
     matching_annotation,
     matching_pyramid,
+    pixels_of,
     spatial_shape,
 )
 from napari_mlbseg.viewer.controller import DockController
@@ -182,7 +184,20 @@ class DataPanel(Panel):
         reason = reason_of(binding.annotation) or reason_of(pyramid)
         if not reason and pyramid is not None and binding.annotation is None:
             reason = f"'{pyramid.name}' has several resolutions, so napari cannot paint on it."
-        return _problem(binding.image) or self._loss(binding) or reason
+        return _problem(binding.image) or self._loss(binding) or reason or self._misfit(binding)
+
+    def _misfit(self, binding: VolumeBinding) -> str:
+        """That there are labels, but of no image's shape; empty without any, or where there is an annotation."""
+        layers = [layer for layer in self._controller.viewer.layers if not is_result(layer)]
+        shapes = [spatial_shape(layer) for layer in layers if isinstance(layer, Image)]
+        labels = [layer for layer in layers if isinstance(layer, Labels)]
+        unfit = next((layer for layer in labels if tuple(pixels_of(layer).shape) not in shapes), None)
+        if binding.annotation is not None or unfit is None:
+            return ""
+        return (
+            f"'{unfit.name}' ({words.by(pixels_of(unfit).shape)}) does not fit '{binding.image.name}' "
+            f"({words.by(spatial_shape(binding.image))}): open labels of the image's shape, or press New."
+        )
 
     def _offered(self) -> list[tuple[VolumeBinding, Labels]]:
         """Labels that napari can only show, of images that have no annotation yet."""

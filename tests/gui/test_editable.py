@@ -156,6 +156,14 @@ def test_labels_of_several_resolutions_are_offered_as_a_copy(opened, labels, wai
     wait_for(lambda: row.annotation.currentText() == "cells copy [1]")
 
 
+def test_labels_that_fit_no_image_are_named(opened, labels):
+    _viewer, dock, _layer = opened(lambda viewer: viewer.add_labels(labels[:4], name="cells"))
+    assert dock.data.volume_rows[0].annotation.value() is None
+    assert dock.data.problem.text().startswith("'cells' (4 x 48 x 40) does not fit 'heart' (12 x 48 x 40)")
+    dock.data.volume_rows[0].new.click()
+    assert dock.data.problem.isHidden()
+
+
 def duplicate(viewer, layer):
     viewer.layers.selection = {layer}
     get_app_model().commands.execute_command("napari.layer.duplicate")
