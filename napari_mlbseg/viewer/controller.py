@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.events import Event, Failed, Preview
+from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
 from napari_mlbseg.viewer import words
 from napari_mlbseg.viewer.binding import (
@@ -194,6 +195,8 @@ class DockController:
                     for b in self.bindings
                 ]
             )
+            if FILE_KEY in layer.metadata:  # what our reader opened can be painted on, also where no image fits it
+                self.editable.ensure(layer)
 
     def annotate_with_copy(self, binding: VolumeBinding, labels: Labels) -> None:
         """Have an image annotated with a copy of labels that napari can only show; those are hidden."""

@@ -95,6 +95,17 @@ def test_labels_that_can_only_be_read_are_painted_on_in_memory(opened, labels, t
     assert not np.asarray(pixels)[5].any()
 
 
+def test_a_file_of_labels_is_painted_on_without_its_image(open_dock, make_napari_viewer, labels, tmp_path, wait_for):
+    viewer = make_napari_viewer(strict_qt="raise")
+    zarr.save_array(tmp_path / "cells_seg.zarr", labels)
+    (layer,) = viewer.open(tmp_path / "cells_seg.zarr", plugin="napari-mlbseg")
+    assert not editable.can_be_painted(layer)
+    open_dock(viewer)
+    wait_for(lambda: editable.can_be_painted(layer))
+    layer.paint((5, 20, 20), 1)
+    assert layer.data[5].any()
+
+
 def test_what_does_not_fit_into_memory_is_locked_and_says_what_to_do(opened, labels, tmp_path, wait_for, monkeypatch):
     monkeypatch.setattr(editable.psutil, "virtual_memory", lambda: SimpleNamespace(available=labels.nbytes))
     viewer, dock, layer = opened(lambda viewer: viewer.add_labels(of_our_reader(labels, tmp_path), name="cells"))
