@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,9 +17,25 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.networks import build_network
 from napari_mlbseg.task import TaskError
 
-__all__ = ["Model", "load_model", "save_model", "warm_start"]
+__all__ = ["LearntFrom", "Model", "learnt_from", "load_model", "save_model", "warm_start"]
 
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LearntFrom:
+    """What a model has learnt from, and where it is better than initial labels.
+
+    Attributes
+    ----------
+    slices : mapping of str to sequence of int, optional
+        Clean slices, by the name of their volume; None if they are not known.
+    better : sequence of int
+        Label numbers of the classes for which it was measured to be better.
+    """
+
+    slices: Mapping[str, Sequence[int]] | None
+    better: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Model:
     prior_reach: float = 1.0  # see `shape_prior.typical_reach`
     slice_direction: str = ""  # see `Volume`; empty where the volumes differ
     instances: bool = False  # whether its classes are those of `napari_mlbseg.instances`
+    learnt: LearntFrom | None = None
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -44,6 +62,7 @@ def save_model(path: Path, model: Model) -> None:
         "slice_direction": model.slice_direction,
         "instances": model.instances,
         "config": model.config.model_dump(mode="json"),
+        "learnt": None if model.learnt is None else asdict(model.learnt),
     }
     weights = path.with_name(f".{path.name}.tmp")
     try:
@@ -98,6 +117,16 @@ def warm_start(network: nn.Module, path: Path) -> bool:
     except (OSError, RuntimeError):  # no such file, or another architecture or number of classes
         return False
     return True
+
+
+def learnt_from(path: Path) -> LearntFrom:
+    """What the model at `path` has learnt from; of one that does not tell, it is taken to be better everywhere."""
+    try:
+        information = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return LearntFrom(None, ())
+    learnt = information.get("learnt")
+    return LearntFrom(None, information["class_values"]) if learnt is None else LearntFrom(**learnt)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -33,11 +33,6 @@ class FinalCosts:
     schedule : Schedule
     wanted : callable
         Number of a volume -> its slices that are to be predicted.
-
-    Attributes
-    ----------
-    outline_seconds : float
-        What it took to draw the initial labels from the clean slices: to look again, that is done once more.
     """
 
     def __init__(
@@ -47,7 +42,6 @@ class FinalCosts:
         self._volumes, self._config = pool.task.volumes, pool.task.config
         self._wanted = wanted
         self._slices: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
-        self.outline_seconds = 0.0
 
     def reserve(self, maps: WeightMaps, training_visits: bool) -> None:
         """Keep the time of the pass free in the schedule.
@@ -106,7 +100,7 @@ class FinalCosts:
         if any(is_large(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else
         weighing = sum(self._slices[number][1] for number, _ in self._pool.clean)
-        return self.outline_seconds + _LOOKING * weighing
+        return _LOOKING * weighing
 
     def _is_large(self, number: int) -> bool:
         return is_large_volume(self._volumes[number]) or is_large(self._volumes[number].slice_shape)

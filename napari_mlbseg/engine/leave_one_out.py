@@ -88,7 +88,8 @@ def leave_one_out(
             else:
                 steps += event.steps
                 if isinstance(event, Cancelled) or done == len(chosen) - 1:
-                    yield event.model_copy(update={"steps": steps, "seconds": time.monotonic() - start})
+                    changes = {"steps": steps, "seconds": time.monotonic() - start}
+                    yield event.model_copy(update=changes | ({"note": ""} if isinstance(event, Finished) else {}))
                     return
 
 

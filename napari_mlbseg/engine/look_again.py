@@ -30,7 +30,6 @@ from napari_mlbseg.engine.learner import Gradients, Learner
 from napari_mlbseg.engine.networks import size_divisor
 from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor
-from napari_mlbseg.engine.propagation import labels_from_others
 from napari_mlbseg.engine.slices import pad_to, round_up
 
 __all__ = ["BLUR", "LookAgain", "stroke_doubt"]
@@ -61,7 +60,6 @@ class LookAgain:
         self._predictor = Predictor(learner.teacher.network, pool.task.config, n_views=1)
         # what is shown of a slice stays the same, so that its gradient can be taken out of the sum again
         self._shown = {key: self._show(key) for key in pool.pick_clean(_MOST)}
-        self._outlines = {number: self._outlines_of(number) for number in {number for number, _ in pool.clean}}
         self._sum = self._gradient_of_all()
 
     def doubt(self, key: Key) -> np.ndarray:
@@ -107,17 +105,7 @@ class LookAgain:
 
     def outline(self, key: Key) -> np.ndarray | None:
         """Initial labels (Y, X) that the slice would have were it not clean; None where nothing is known."""
-        return self._outlines[key[0]][key[1]]
-
-    def _outlines_of(self, number: int) -> dict[int, np.ndarray | None]:
-        task = self._pool.task
-        volume = task.volumes[number]
-        if self._pool.anchored[number]:
-            return dict(zip(volume.clean_slices, labels_from_others(task, volume), strict=True))
-        given = volume.initial_labels if task.config.initial_labels in ("given", "auto") else None
-        if given is None:
-            return dict.fromkeys(volume.clean_slices)
-        return {z: task.class_indices(np.asarray(given[z])) for z in volume.clean_slices}
+        return self._pool.blind_labels(key)
 
     def padded(self, x: Tensor) -> Tensor:
         """A slice (C, Y, X), padded to what the network takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from napari_mlbseg.engine.augment import Batch, Sample, Sampler
-from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype
+from napari_mlbseg.engine.initial_labels import LabelStack, SomeLabels, index_dtype, interpolate
 from napari_mlbseg.engine.networks import size_divisor
-from napari_mlbseg.engine.shape_prior import ShapePrior, typical_reach
+from napari_mlbseg.engine.propagation import Guesses
+from napari_mlbseg.engine.shape_prior import ShapePrior, trust_at, typical_reach
 from napari_mlbseg.engine.slices import WHOLE_SIDE, SliceStore, is_large, round_up
 from napari_mlbseg.task import SegmentationTask
 
@@ -56,6 +57,10 @@ class Pool:
         y^n of each volume as class indices; see `set_initial_labels`.
     anchored : list of bool
         Whether a volume's y^n was interpolated or propagated from its own clean slices.
+    is_known_beforehand : list of bool
+        Whether there was a y^n of it before the network had learnt anything.
+    withheld : frozenset of (int, int)
+        Clean slices that are not drawn: the network is measured on them.
     prior : ShapePrior
     """
 
@@ -67,6 +72,9 @@ class Pool:
         self.stores = [SliceStore(volume, task.config.context, device, n_volumes) for volume in task.volumes]
         self.initial: list[LabelStack | None] = [None] * n_volumes
         self.anchored = [False] * n_volumes
+        self.is_known_beforehand = [False] * n_volumes
+        self.withheld: frozenset[Key] = frozenset()
+        self._guesses: Mapping[str, Guesses] = {}
         self.clean: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.clean_slices]
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
@@ -80,20 +88,27 @@ class Pool:
         fitting = _CACHED_BYTES // (4 * largest * max(1, task.n_classes - 1))
         self._prior_of = lru_cache(maxsize=max(4, min(_CACHED_PRIORS, fitting)))(self._make_prior)
 
-    def set_initial_labels(self, labels: Sequence[LabelStack | None], anchored: Sequence[bool]) -> None:
+    def set_initial_labels(
+        self,
+        labels: Sequence[LabelStack | None],
+        anchored: Sequence[bool],
+        guesses: Mapping[str, Guesses] | None = None,
+    ) -> None:
         """y^n of each volume as class indices; None where they are not known yet.
 
         `anchored` says whether they were interpolated or propagated from the volume's own clean slices. Where labels of
         some slices are known, only these are drawn from then on.
         """
         self.initial, self.anchored = list(labels), list(anchored)
+        if guesses is not None:
+            self._guesses = guesses
         self._prior_of.cache_clear()
         some = {number: set(stack) for number, stack in enumerate(labels) if isinstance(stack, SomeLabels)}
         self.unlabelled = [(i, z) for i, z in self.unlabelled if i not in some or z in some[i]]
 
     def draw_clean(self, n: int, *, augment: bool) -> Batch:
         """`n` patches of clean slices with the user's labels."""
-        samples = [self._sample(key) for key in self._pick(self.clean, n)]
+        samples = [self._sample(key) for key in self._pick([k for k in self.clean if k not in self.withheld], n)]
         return self._sampler.augmented(samples) if augment else self._sampler.plain(samples)
 
     def draw_unlabelled(self, n: int) -> Drawn:
@@ -156,6 +171,45 @@ class Pool:
         if isinstance(initial, SomeLabels):
             return initial.get(key[1])
         return None if initial is None else initial[key[1]]
+
+    def blind_labels(self, key: Key) -> np.ndarray | None:
+        """y^n (Y, X) that a clean slice would have were it not clean; None where nothing would be known."""
+        volume = self.task.volumes[key[0]]
+        if not self.anchored[key[0]]:
+            given = volume.initial_labels if self.task.config.initial_labels in ("given", "auto") else None
+            return None if given is None else self.task.class_indices(np.asarray(given[key[1]]))
+        guessed = self._guesses.get(volume.name, {}).get(key[1])
+        return self._from_others(key) if guessed is None else guessed
+
+    def is_comparable(self, key: Key) -> bool:
+        """Whether a clean slice has other labels to compare with: given ones, or those of clean slices around it."""
+        clean = self.task.volumes[key[0]].clean_slices
+        if not self.is_known_beforehand[key[0]]:
+            return False
+        return not self.anchored[key[0]] or clean[0] < key[1] < clean[-1]
+
+    def initial_share(self, key: Key, *, blind: bool = False) -> float:
+        """Share of y^n in what is shown of a slice: it falls with the distance to the nearest clean slice.
+
+        `blind`: as if the slice itself were not clean.
+        """
+        if not self.anchored[key[0]]:
+            return 0.0
+        volume = self.task.volumes[key[0]]
+        across, *in_plane = volume.spacing
+        nearest = min(abs(key[1] - z) for z in volume.clean_slices if not (blind and z == key[1]))
+        pixels = nearest * across / math.sqrt(math.prod(in_plane))
+        return self.task.config.initial_share * trust_at(pixels, self.prior.reach)
+
+    def _from_others(self, key: Key) -> np.ndarray:
+        """Labels (Y, X) of a clean slice interpolated between those beside it, or of its only neighbour."""
+        clean = self.task.volumes[key[0]].clean_slices
+        i = clean.index(key[1])
+        beside = [j for j in (i - 1, i + 1) if 0 <= j < len(clean)]
+        labels = np.stack([self._clean_labels((key[0], clean[j])) for j in beside])
+        if len(beside) == 1:
+            return labels[0]
+        return interpolate(labels, [clean[j] for j in beside], [key[1]], self.task.n_classes)[0]
 
     def _sample(self, key: Key) -> Sample:
         """As much of a slice as a patch may show, around a pixel that is mostly on the foreground."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from napari_mlbseg.config import InitialLabelSource
 from napari_mlbseg.engine.initial_labels import (
+    Fading,
     Filler,
     bounding_box,
+    class_areas,
     class_distances,
     clean_labels,
     decide,
@@ -30,7 +33,9 @@ from napari_mlbseg.engine.initial_labels import (
 from napari_mlbseg.engine.slices import Normalisation
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["SliceMotion", "improve", "labels_from_others", "optical_flow"]
+__all__ = ["Guesses", "SliceMotion", "improve", "optical_flow", "unrelated_slices"]
+
+Guesses = dict[int, np.ndarray]  # slice -> labels (Y, X)
 
 _WINDOW = 5  # of Lucas-Kanade, in pixels of the level: nearly Gaussian, about so wide
 _FINEST = 1  # level at which the pyramid ends: half resolution, a quarter of the pixels
@@ -41,6 +46,7 @@ _DAMPING = 1e-2  # of the least squares, relative to the image's mean squared gr
 _BATCH_PIXELS = 2**21  # pixels of all pairs that are registered together: bounds the memory
 _MARGIN = 24  # pixels around the labels that take part in the registration
 _NEIGHBOURHOOD = 5.0  # pixels, standard deviation: where two images are compared to see how well one was carried
+_RELATED = 0.25  # of what lies between chance and perfection: less than that, slices tell nothing of each other
 _TOLERANCE = 0.1  # of the images' range: so much difference makes a carried label count e times less
 
 
@@ -131,7 +137,7 @@ class SliceMotion:
     volume : Volume
     labels : ndarray of int, (n, Y, X)
         Class indices on the volume's clean slices: only their surroundings are registered, between the first and the
-        last of them.
+        last of them and as far beyond as what they show goes on.
     end : float
         `time.monotonic` at which it is given up.
 
@@ -143,7 +149,8 @@ class SliceMotion:
 
     def __init__(self, volume: Volume, labels: np.ndarray, end: float = math.inf) -> None:
         self.volume, self._end = volume, end
-        self._first, self._last = volume.clean_slices[0], volume.clean_slices[-1]
+        before, after = self._reaches(labels)
+        self._first, self._last = volume.clean_slices[0] - before, volume.clean_slices[-1] + after
         self._region = bounding_box(np.any(labels > 0, axis=0), _MARGIN)
         if self._region is not None:
             path, normalise = range(self._first, self._last + 1), Normalisation(volume)
@@ -152,8 +159,17 @@ class SliceMotion:
             self._forward = _flows(self._images[1:], self._images[:-1], end)
             self._backward = _flows(self._images[:-1], self._images[1:], end)
 
-    def propagate(self, clean: Sequence[int], labels: np.ndarray, n_classes: int) -> np.ndarray:
-        """Labels of every slice, carried from clean ones; background outside their range.
+    def _reaches(self, labels: np.ndarray) -> tuple[int, int]:
+        """Slices before the first and after the last clean one to which labels are carried."""
+        clean, n_classes = self.volume.clean_slices, int(labels.max(initial=1)) + 1
+        if len(clean) < 2:
+            return 0, 0
+        areas = np.array([class_areas(plane, n_classes) for plane in labels])
+        before, after = (math.ceil(min(Fading(areas[::o], clean[::o]).reach, self.volume.n_slices)) for o in (-1, 1))
+        return min(clean[0], before), min(self.volume.n_slices - 1 - clean[-1], after)
+
+    def propagate(self, clean: Sequence[int], labels: np.ndarray, n_classes: int, *, beyond: bool = True) -> np.ndarray:
+        """Labels of every slice, carried from clean ones; outside their range as `Fading` says.
 
         Every slice between two clean ones gets the labels of both, each carried by the chained displacement between
         neighbouring slices; their signed distances are averaged. The nearer one counts more, and at each pixel the one
@@ -166,6 +182,8 @@ class SliceMotion:
         labels : ndarray of int, (len(clean), Y, X)
             Class indices on them.
         n_classes : int
+        beyond : bool
+            Whether slices outside the range of `clean` are wanted; else they are background.
 
         Returns
         -------
@@ -190,6 +208,15 @@ class SliceMotion:
                 both = torch.stack([from_left.distances, from_right.distances])
                 averaged = (weights[:, None] * both).sum(0) / weights.sum(0)
                 filled[(clean[left] + step, *here)] = decide(averaged.numpy())
+        if beyond and len(clean) > 1:
+            areas = np.array([class_areas(plane, n_classes) for plane in labels])
+            for outer, direction in ((0, -1), (len(clean) - 1, 1)):
+                fading = Fading(areas[::direction], clean[::direction])
+                at = clean[outer] - self._first
+                flows = self._backward[:at].flip(0) if direction < 0 else self._forward[at:]
+                n = int(min(len(flows), fading.reach))
+                for step, carried in enumerate(self._carried(distances[outer], at, flows[:n]), start=1):
+                    filled[(clean[outer] + direction * step, *here)] = decide(fading(carried.distances.numpy(), step))
         return filled
 
     def _carried(self, distances: Tensor, start: int, flows: Tensor) -> list[_Carried]:
@@ -221,7 +248,10 @@ class _Carried(NamedTuple):
 
 
 def improve(
-    task: SegmentationTask, source: InitialLabelSource, end: float = math.inf
+    task: SegmentationTask,
+    source: InitialLabelSource,
+    end: float = math.inf,
+    guesses: dict[str, Guesses] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Propagated labels of the volumes for which they are wanted, or under ``"auto"`` measured to be better.
 
@@ -229,6 +259,14 @@ def improve(
     higher mean Dice over all volumes wins. Without inner clean slices propagation is taken: it was better on cardiac
     MRI (docs/evidence.md). Volumes that are clean throughout need no labels and are not asked. What is not done at
     `end` (`time.monotonic`) is left: those volumes keep the labels that they have.
+
+    Parameters
+    ----------
+    task : SegmentationTask
+    source : {"auto", "propagation"}
+    end : float
+    guesses : dict of str to dict of int to ndarray, optional
+        Is filled with the labels (Y, X) of each volume's inner clean slices by the clean slices beside them.
 
     Returns
     -------
@@ -242,53 +280,64 @@ def improve(
     means: dict[str, float] = {}
     with suppress(TimeoutError):
         motions = [SliceMotion(volume, clean_labels(task, volume), end) for volume in usable]
-        if source == "auto":
-            means = _held_out(task, motions)
-        if not means or means["interpolation"] <= means["propagation"]:
+        names = ("interpolation", "propagation") if source == "auto" else ("propagation",)
+        means, found = _held_out(task, motions, names)
+        better = max(names, key=lambda name: (means.get(name, 0.0), name))
+        if guesses is not None:
+            guesses.update(found[better])
+        if better == "propagation":
             for motion in motions:
                 painted = clean_labels(task, motion.volume)
                 labels[motion.volume.name] = motion.propagate(motion.volume.clean_slices, painted, task.n_classes)
     return labels, means
 
 
-def _held_out(task: SegmentationTask, motions: Sequence[SliceMotion]) -> dict[str, float]:
-    """Mean Dice of interpolation and of propagation on inner clean slices; empty where there are none."""
-    scores: dict[str, list[float]] = {"interpolation": [], "propagation": []}
-    for motion in motions:
+def _held_out(
+    task: SegmentationTask, motions: Sequence[SliceMotion], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, dict[str, Guesses]]]:
+    """Mean Dice of some sources on inner clean slices, none where there are none, and their labels of these slices."""
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, dict[str, Guesses]] = {name: {} for name in names}
+    for name, motion in product(names, motions):
         clean, truth = motion.volume.clean_slices, clean_labels(task, motion.volume)
-        for name, fill in (("interpolation", _interpolating(task)), ("propagation", _propagating(task, motion))):
-            scores[name] += held_out_dice(fill, clean, truth, task.n_classes)
-    return {name: float(np.mean(values)) for name, values in scores.items() if values}
+        fill = _propagating(task, motion) if name == "propagation" else _interpolating(task)
+        guesses = found[name].setdefault(motion.volume.name, {})
+        scores[name] += held_out_dice(_noting(fill, guesses), clean, truth, task.n_classes)
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}, found
 
 
-def labels_from_others(task: SegmentationTask, volume: Volume) -> np.ndarray:
-    """What each clean slice would be labelled were it not clean: its initial labels by the volume's other clean slices.
+def _noting(fill: Filler, guesses: Guesses) -> Filler:
+    """`fill`, which notes what it finds."""
 
-    Propagated where the config allows it and the volume fits, else interpolated. The first and the last clean slice,
-    which lie outside the range of the others, get the labels of their neighbour as they are.
+    def noted(clean: Sequence[int], labels: np.ndarray, z: int) -> np.ndarray:
+        guesses[z] = fill(clean, labels, z)
+        return guesses[z]
 
-    Parameters
-    ----------
-    task : SegmentationTask
-    volume : Volume
-        With at least two clean slices of one coherent stack.
+    return noted
 
-    Returns
-    -------
-    ndarray of int, (number of clean slices, Y, X)
+
+def unrelated_slices(task: SegmentationTask, scores: Mapping[str, float]) -> set[str]:
+    """Names of the volumes whose slices say nothing of each other, so that their labels are of no use there.
+
+    What the clean slices tell of one another, `scores` of `improve`, is no more than chance, and the labels of
+    neighbouring ones do not lie one within the other. (A structure may end in a few pixels, which tell little.)
     """
-    clean, truth = volume.clean_slices, clean_labels(task, volume)
-    source = task.config.initial_labels
-    by_motion = source != "interpolation" and len(clean) > 2 and _is_propagable(volume, "propagation")
-    fill = _propagating(task, SliceMotion(volume, truth)) if by_motion else _interpolating(task)
-    found = np.empty_like(truth)
-    for i, z in enumerate(clean):
-        if 0 < i < len(clean) - 1:
-            beside = [i - 1, i + 1]  # what lies farther away has no say in either source
-            found[i] = fill([clean[j] for j in beside], truth[beside], z)
-        else:
-            found[i] = truth[1 if i == 0 else i - 1]
-    return found
+    names = [v.name for v in task.volumes if v.unlabelled_slices and _is_propagable(v, "auto")]
+    if not scores or not names:
+        return set()
+    chances, within = [], []
+    for volume in (v for v in task.volumes if v.name in names):
+        labels = clean_labels(task, volume)
+        for a, b in pairwise(labels):
+            for k in range(1, task.n_classes):
+                small, large = sorted((np.mean(a == k), np.mean(b == k)))
+                if small > 0:
+                    chances.append(large)
+                    within.append(np.mean((a == k) & (b == k)) / small)
+    if not chances:
+        return set()
+    found, chance = max(*scores.values(), float(np.mean(within))), float(np.mean(chances))
+    return set(names) if found < chance + _RELATED * (1 - chance) else set()
 
 
 def _is_propagable(volume: Volume, source: InitialLabelSource) -> bool:
@@ -302,7 +351,7 @@ def _interpolating(task: SegmentationTask) -> Filler:
 
 
 def _propagating(task: SegmentationTask, motion: SliceMotion) -> Filler:
-    return lambda clean, labels, z: motion.propagate(clean, labels, task.n_classes)[z]
+    return lambda clean, labels, z: motion.propagate(clean, labels, task.n_classes, beyond=False)[z]
 
 
 def _flows(fixed: Tensor, moving: Tensor, end: float) -> Tensor:

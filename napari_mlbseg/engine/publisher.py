@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_mlbseg.engine.evidence import Evidence
 from napari_mlbseg.engine.final_costs import FinalCosts
 from napari_mlbseg.engine.label_planes import link_slices
 from napari_mlbseg.engine.learner import Learner, StepReport
@@ -23,7 +23,7 @@ from napari_mlbseg.engine.progress import PreviewOrder
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.results import Results
 from napari_mlbseg.engine.schedule import Schedule
-from napari_mlbseg.engine.shape_prior import soft_labels, trust_at
+from napari_mlbseg.engine.shape_prior import blended, soft_labels
 from napari_mlbseg.engine.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.engine.views import View
 from napari_mlbseg.engine.weight_maps import WeightMaps, on_slice
@@ -66,6 +66,8 @@ class Publisher:
         Running means of the weights.
     unreached : dict of int to list of int
         By number of the volume, slices that `final` had no time for.
+    evidence : Evidence, optional
+        For which classes the network is shown where there are initial labels; by default for all.
     costs : FinalCosts
         What `final` takes.
     """
@@ -87,6 +89,7 @@ class Publisher:
         self.costs = FinalCosts(pool, learner, schedule, self._wanted)
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
         self.unreached: dict[int, list[int]] = {}
+        self.evidence: Evidence | None = None
 
     @property
     def n_unreached(self) -> int:
@@ -171,8 +174,6 @@ class Publisher:
         if not needed or self._schedule.remaining < needed or stops():
             return
         look = LookAgain(self._pool, self._learner)
-        if self._schedule.remaining < needed - self.costs.outline_seconds:  # the outlines took longer than at first
-            return
         for number, volume in enumerate(self.task.volumes):
             for z in (z for z in self._order.outwards(number) if volume.clean[z]):
                 if stops():
@@ -244,20 +245,12 @@ class Publisher:
         network = most_likely(probability)
         known = [self._pool.initial_slice((number, z)) for z in slices]
         doubt = self._doubt(number, slices, probability, known)
-        if self.task.config.initial_share and self._pool.anchored[number]:
+        if self._pool.is_known_beforehand[number]:
             priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
-            soft = soft_labels(torch.stack(priors).to(probability.device))
-            share = torch.tensor([self._initial_share(number, z) for z in slices], dtype=soft.dtype, device=soft.device)
-            probability = torch.lerp(probability, soft, share[:, None, None, None])
+            better = None if self.evidence is None else self.evidence.better
+            share = torch.tensor([self._pool.initial_share((number, z)) for z in slices])
+            probability = blended(probability, soft_labels(torch.stack(priors)), share, better)
         return _Predicted(probability, agreement, network, doubt, len(predictor.views))
-
-    def _initial_share(self, number: int, z: int) -> float:
-        """Share of the initial labels in what is shown of a slice."""
-        volume = self.task.volumes[number]
-        across, *in_plane = volume.spacing
-        nearest = min(abs(z - clean) for clean in volume.clean_slices)
-        pixels = nearest * across / math.sqrt(math.prod(in_plane))
-        return self.task.config.initial_share * trust_at(pixels, self._pool.prior.reach)
 
     def _doubt(
         self, number: int, slices: Sequence[int], probability: Tensor, known: Sequence[np.ndarray | None]

@@ -81,7 +81,7 @@ class Schedule:
 
     def bootstrap_is_over(self, step: int) -> bool:
         """Whether no bootstrap step follows after `step` of them."""
-        return self._bootstrap_fraction(step) >= 1 or self._time_fraction() >= 1
+        return self.bootstrap_fraction(step) >= 1 or self._time_fraction() >= 1
 
     def training_is_over(self, step: int) -> bool:
         """Whether no weighted step follows after `step` of them."""
@@ -132,7 +132,8 @@ class Schedule:
             return None
         return trained * (1 - done) / done + self._reserve
 
-    def _bootstrap_fraction(self, step: int) -> float:
+    def bootstrap_fraction(self, step: int) -> float:
+        """Share of the bootstrap that is done after `step` of its steps, 0 to 1 and beyond."""
         if self.bootstrap_steps is not None:
             return step / self.bootstrap_steps if self.bootstrap_steps else 1.0
         share = self.config.bootstrap_share

@@ -21,7 +21,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import is_known_beforehand, signed_distance
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["ShapePrior", "soft_labels", "trust_at", "typical_reach", "with_fitting_prior"]
+__all__ = ["ShapePrior", "blended", "soft_labels", "trust_at", "typical_reach", "with_fitting_prior"]
 
 _LIMIT = 3.0  # distances are cut off at this many reaches
 _SOFTNESS = 0.35  # of an outline, in reaches
@@ -61,6 +61,29 @@ def soft_labels(prior: Tensor) -> Tensor:
     """Class probabilities of prior channels, (B, K - 1, Y, X) -> (B, K, Y, X): a half on an outline, soft beside it."""
     logits = torch.cat([torch.zeros_like(prior[:, :1]), prior / _SOFTNESS], 1)
     return logits.softmax(1)
+
+
+def blended(network: Tensor, initial: Tensor, share: Tensor, better: np.ndarray | None = None) -> Tensor:
+    """Probabilities of both, (B, K, Y, X): where the network is not `better` for a class, initial labels decide that.
+
+    Parameters
+    ----------
+    network, initial : Tensor, (B, K, Y, X)
+    share : Tensor, (B,)
+        Of the initial labels, for the other classes.
+    better : ndarray of bool, (K,), optional
+        All by default; that of the background is not asked.
+    """
+    mixed = torch.lerp(network, initial.to(network), share.to(network)[:, None, None, None])
+    if better is None or better[1:].all():
+        return mixed
+    stands = torch.from_numpy(~better)
+    stands[0] = False
+    kept = initial.to(network)[:, stands]
+    mixed[:, stands] = 0
+    mixed *= (1 - kept.sum(1, keepdim=True)).clamp(min=0) / mixed.sum(1, keepdim=True).clamp(min=1e-6)
+    mixed[:, stands] = kept
+    return mixed
 
 
 def trust_at(distance: float, reach: float) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from napari_mlbseg.engine.checkpoint import Model, save_model, warm_start
+from napari_mlbseg.engine.checkpoint import Model, learnt_from, save_model, warm_start
 from napari_mlbseg.engine.devices import describe_device, find_device
+from napari_mlbseg.engine.evidence import Evidence
 from napari_mlbseg.engine.initial_labels import (
     LabelStack,
     SomeLabels,
@@ -24,7 +26,7 @@ from napari_mlbseg.engine.networks import build_network
 from napari_mlbseg.engine.pool import Key, Pool
 from napari_mlbseg.engine.predict import Predictor, in_batches
 from napari_mlbseg.engine.progress import Meter, PreviewOrder, spread
-from napari_mlbseg.engine.propagation import improve
+from napari_mlbseg.engine.propagation import Guesses, improve, unrelated_slices
 from napari_mlbseg.engine.pseudo_labels import most_likely
 from napari_mlbseg.engine.publisher import Publisher
 from napari_mlbseg.engine.results import Results
@@ -61,23 +63,27 @@ class Training:
         only: Collection[Key] | None = None,
         writer: InitialWriter | None = None,
     ) -> None:
+        self._writer = InitialWriter(results, task, start) if writer is None else writer
+        self._stop, self._focus, self._previous, self._save_to = stop, focus, previous, save_to
+        self._results, self._only, self._start = results, only, start
+        self._stopped = False
+        self._device = find_device(device)
+        self._build(task)
+
+    def _build(self, task: SegmentationTask) -> None:
+        """All that depends on the task: as it comes, or once its volumes turn out to be stacks of unrelated images."""
         task = with_fitting_prior(task)
         config = task.config
         self.task = task
-        self._writer = InitialWriter(results, task, start) if writer is None else writer
-        self._stop, self._save_to, self._start = stop, save_to, start
-        self._stopped = False
-        self._device = find_device(device)
         self._rng = torch.Generator().manual_seed(config.seed)
         self._pool = Pool(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
-        self._previous = previous
-        self._is_warm = previous is not None and warm_start(network, previous)
+        self._is_warm = self._previous is not None and warm_start(network, self._previous)
         self._learner = Learner(network, config, self._device, self._pool.doubted)
-        self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), start)
+        self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), self._start)
         self._meter = Meter(self._schedule)
-        order = PreviewOrder(task, focus)
-        self._publisher = Publisher(self._pool, self._learner, results, self._schedule, order, only)
+        order = PreviewOrder(task, self._focus)
+        self._publisher = Publisher(self._pool, self._learner, self._results, self._schedule, order, self._only)
         self._bootstrap_step = self._step = 0
 
     @property
@@ -103,24 +109,34 @@ class Training:
         if self._previous is not None and not self._is_warm:
             notes["note_warm_start"] = "The earlier model does not fit this training, which begins anew."
         yield Metrics(values=facts | notes | ({"note_labels": self.task.note} if self.task.note else {}))
-        labels = dict(known)
+        labels, guesses = dict(known), dict[str, Guesses]()
         if config.initial_labels in ("auto", "propagation"):
-            began = self._schedule.seconds
-            improved, scores = improve(self.task, config.initial_labels, self._schedule.carrying_ends)
-            self._publisher.costs.outline_seconds = self._schedule.seconds - began
+            improved, scores = improve(self.task, config.initial_labels, self._schedule.carrying_ends, guesses)
             labels.update(improved)
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
+            if config.initial_labels == "auto" and (unrelated := unrelated_slices(self.task, scores)):
+                labels |= dict.fromkeys(unrelated)
+                volumes = (replace(v, independent_slices=v.independent_slices or v.name in unrelated) for v in self.task.volumes)
+                self._build(replace(self.task, volumes=tuple(volumes)))
             for volume in self.task.volumes:
                 if volume.name in improved:
                     yield from self._writer.write(volume, labels[volume.name])
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
         found = [labels[volume.name] for volume in self.task.volumes]
         anchored = [source in ("interpolation", "propagation") for source in sources]
-        self._pool.set_initial_labels(found, anchored)
+        self._pool.set_initial_labels(found, anchored, guesses)
+        self._pool.is_known_beforehand = [stack is not None for stack in found]
+        self._begin_evidence()
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
         for volume in self.task.volumes:
             if config.learns and not is_large(volume):  # so that no slice is empty, whatever there is time for
                 yield from self._writer.write_rest(volume, labels[volume.name], range(volume.n_slices))
+
+    def _begin_evidence(self) -> None:
+        """Withhold clean slices, on which the network is compared with the initial labels."""
+        earlier = learnt_from(self._previous) if self._is_warm and self._previous is not None else None
+        self._evidence = Evidence(self._pool, self._publisher.network, earlier, withholds=self.task.config.learns)
+        self._publisher.evidence = self._evidence
 
     def bootstrap(self) -> Iterator[Event]:
         """Learn from the clean slices (and a little from initial labels that are known) until the weights take over.
@@ -138,6 +154,7 @@ class Training:
             prior = pool.draw_unlabelled(config.batch_size).batch if use_prior else None
             losses = self._learner.supervised_step(clean, prior)
             self._bootstrap_step += 1
+            self._evidence.check(schedule.bootstrap_fraction(self._bootstrap_step), self._bootstrap_step)
             yield from self._meter.tick(Stage.BOOTSTRAP, self._bootstrap_step, 0, losses)
             if not known:  # known initial labels are better than a network that has just begun
                 yield from self._preview(Stage.BOOTSTRAP)
@@ -158,6 +175,7 @@ class Training:
             yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
         yield from self._meter.rest(Stage.TRAIN, self._bootstrap_step, self._step)
+        self._evidence.compare(self._bootstrap_step + self._step)
 
     def finish(self) -> Iterator[Event]:
         """Save the model, predict every slice with all views, write both weight maps of every slice, look again."""
@@ -175,6 +193,7 @@ class Training:
                 self.task.class_values,
                 self.task.n_channels,
                 prior_reach=self._pool.prior.reach,
+                learnt=self._evidence.learnt,
                 slice_direction=self.task.slice_direction,
                 instances=self.task.last_instance is not None,
             )
@@ -201,11 +220,13 @@ class Training:
                 "steps": self._step,
                 "slices_unreached": self._publisher.n_unreached,
                 "peak_memory_bytes": peak_memory(self._device),
+                "evidence": str(self._evidence) if trained else "",
             }
         )
         reason = self._schedule.finish_reason(self._step) or FinishReason.NOTHING_TO_TRAIN
         unreached = self._publisher.n_unreached
-        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
+        note = str(self._evidence) if trained and self._evidence.initial_labels_stand else ""
+        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached, note=note)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
         """Show some slices if the last ones are old enough."""

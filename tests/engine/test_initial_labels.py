@@ -59,10 +59,21 @@ def test_clean_slices_are_as_they_were_painted():
     assert np.array_equal(interpolate(labels, [1, 4, 6], [1, 4, 6], 3), labels)
 
 
-def test_outside_the_range_of_clean_slices_is_background():
-    labels = np.stack([disc(8), disc(8)]).astype(int)
-    filled = interpolate(labels, [3, 5], range(9), 2)
-    assert filled.any(axis=(1, 2)).tolist() == [False] * 3 + [True] * 3 + [False] * 3
+@pytest.mark.parametrize("mask", [disc(8), ~disc(2)], ids=["disc", "nearly all"])
+def test_what_every_clean_slice_shows_alike_goes_on_beyond_them(mask):
+    filled = interpolate(np.stack([mask, mask]).astype(int), [3, 5], range(9), 2)
+    assert all(np.array_equal(plane, mask) for plane in filled)
+
+
+def test_what_shrinks_towards_the_last_clean_slice_ends_soon_and_what_is_nearly_gone_with_it():
+    labels = np.stack([disc(12), disc(14), disc(11)]).astype(int)
+    areas = interpolate(labels, [5, 10, 15], range(21), 2).sum(axis=(1, 2))
+    assert areas[16] < areas[15]
+    assert areas[16:].tolist() == sorted(areas[16:], reverse=True)
+    assert areas[20] == 0
+    labels[2] = disc(5)
+    filled = interpolate(labels, [5, 10, 15], range(21), 2)
+    assert not filled[16:].any()
 
 
 def test_between_classes_that_touch_no_gap_opens():

@@ -11,7 +11,6 @@ import torch
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import known_labels
 from napari_mlbseg.engine.look_again import LookAgain, stroke_doubt
-from napari_mlbseg.engine.propagation import labels_from_others
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.engine.training import Training
@@ -154,11 +153,12 @@ def test_given_labels_are_the_outline_of_the_slice_itself() -> None:
 def test_labels_from_others_know_nothing_of_the_slice() -> None:
     volume, nonsense = column(), column()
     nonsense.labels[8] = 5 * (np.random.default_rng(0).random((48, 48)) > 0.5)
-    drawn = [labels_from_others(resolve_task([v], config()), v) for v in (volume, nonsense)]
-    assert np.array_equal(drawn[0][2], drawn[1][2])
-    assert np.array_equal(drawn[0][0], volume.labels[5] > 0)  # the first gets its neighbour's
-    assert np.array_equal(drawn[0][-1], volume.labels[11] > 0)
-    agreement = (drawn[0][2] == (volume.labels[8] > 0)).mean()
+    looks = prepared(volume), prepared(nonsense)
+    first, *_, last = volume.clean_slices
+    assert np.array_equal(looks[0].outline((0, 8)), looks[1].outline((0, 8)))
+    assert np.array_equal(looks[0].outline((0, first)), volume.labels[5] > 0)  # the first gets its neighbour's
+    assert np.array_equal(looks[0].outline((0, last)), volume.labels[11] > 0)
+    agreement = (looks[0].outline((0, 8)) == (volume.labels[8] > 0)).mean()
     assert agreement > 0.98
 
 

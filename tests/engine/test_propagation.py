@@ -10,7 +10,7 @@ from scipy import ndimage
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import interpolate
 from napari_mlbseg.engine.metrics import dice
-from napari_mlbseg.engine.propagation import SliceMotion, improve, optical_flow
+from napari_mlbseg.engine.propagation import SliceMotion, improve, optical_flow, unrelated_slices
 from napari_mlbseg.task import SegmentationTask, Volume
 
 HEIGHT, WIDTH, N = 80, 112, 9
@@ -84,12 +84,37 @@ def test_labels_follow_what_moves_and_interpolation_does_not():
     assert np.array_equal(found[[0, -1]], labels[[0, -1]])
 
 
-def test_outside_the_range_of_clean_slices_is_background():
+def test_labels_follow_what_moves_beyond_the_clean_slices():
     image, labels = moving_discs()
     clean = (2, 6)
     volume = task_of(image, labels, clean).volumes[0]
-    found = SliceMotion(volume, labels[list(clean)]).propagate(clean, labels[list(clean)], 3)
-    assert found.any(axis=(1, 2)).tolist() == [2 <= z <= 6 for z in range(N)]
+    motion = SliceMotion(volume, labels[list(clean)])
+    found = motion.propagate(clean, labels[list(clean)], 3)
+    still = interpolate(labels[list(clean)], clean, range(N), 3)
+    for z in (0, N - 1):
+        assert dice(found[z] > 0, labels[z] > 0) > max(0.8, dice(still[z] > 0, labels[z] > 0))
+    inner = motion.propagate(clean, labels[list(clean)], 3, beyond=False)
+    assert inner.any(axis=(1, 2)).tolist() == [2 <= z <= 6 for z in range(N)]
+
+
+def test_labels_of_unrelated_images_are_not_carried():
+    random = np.random.default_rng(0)
+    middles = random.uniform(10, 70, (N, 2, 3, 1, 1))  # three cells each
+    y, x = np.ogrid[:80, :80]
+    labels = (np.hypot(y - middles[:, 0], x - middles[:, 1]) < 8).any(1).astype(np.uint8)
+    image = (100 * labels + random.normal(0, 5, labels.shape)).astype(np.float32)
+    task = task_of(image, labels, (0, 3, 5, 8))
+    assert unrelated_slices(task, {"interpolation": 0.01, "propagation": 0.02}) == {"v"}
+    related = task_of(*moving_discs(), (0, 4, 8))
+    assert unrelated_slices(related, improve(related, "auto")[1]) == set()
+
+
+def test_a_structure_that_ends_in_a_few_pixels_is_related():
+    labels = np.zeros((N, 64, 64), np.uint8)
+    for z, radius in ((0, 2), (4, 20), (8, 2)):
+        labels[z][np.hypot(*np.ogrid[-32:32, -20:44]) < radius] = 1
+    task = task_of(labels.astype(np.float32), labels, (0, 4, 8))
+    assert unrelated_slices(task, {"interpolation": 0.01, "propagation": 0.02}) == set()
 
 
 def test_one_clean_slice_and_clean_slices_of_background_are_no_mistake():

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.checkpoint import Model, load_model, save_model
+from napari_mlbseg.engine.evidence import Evidence
 from napari_mlbseg.engine.predict import Predictor, predict, predict_volume
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
@@ -290,6 +291,18 @@ def test_unrelated_slices_are_bootstrapped_by_the_network_alone() -> None:
     assert any(isinstance(e, Metrics) and e.values.get("initial_labels") == "network" for e in events)
 
 
+def test_images_that_turn_out_to_be_unrelated_are_labelled_by_the_network_alone() -> None:
+    random = np.random.default_rng(0)
+    y, x = np.ogrid[:48, :48]
+    middles = random.uniform(8, 40, (12, 2, 1, 1))
+    labels = (np.hypot(y - middles[:, 0], x - middles[:, 1]) < 7).astype(np.uint8)
+    clean = np.arange(12) % 3 == 0
+    volume = Volume("cells", (100 * labels + random.normal(0, 5, labels.shape)).astype(np.float32), labels, clean)
+    results, events = run(resolve_task([volume], config(bootstrap_steps=40)))
+    assert any(isinstance(e, Metrics) and e.values.get("initial_labels") == "network" for e in events)
+    assert dice(results["cells"]["pseudo_labels"][~clean] > 0, labels[~clean] > 0) > 0.8
+
+
 def test_given_labels_are_the_initial_labels() -> None:
     volume = stack()
     given = np.roll(volume.labels, 3, axis=2)
@@ -337,7 +350,10 @@ def test_the_paper_preset_trains() -> None:
 
 
 @pytest.mark.parametrize(("thickness", "follows"), [(0.5, True), (100.0, False)])
-def test_initial_labels_have_their_say_near_clean_slices(thickness: float, follows: bool) -> None:
+def test_initial_labels_have_their_say_near_clean_slices(
+    thickness: float, follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evidence, "compare", lambda self, steps: self.better.fill(True))  # though it is not
     volume = replace(stack(), spacing=(thickness, 1.0, 1.0))
     results, _ = run(resolve_task([volume], config(bootstrap_steps=1, steps=0)))  # the network knows nothing yet
     beside = [z for z in volume.unlabelled_slices if z - 1 in volume.clean_slices or z + 1 in volume.clean_slices]
@@ -348,9 +364,10 @@ def test_initial_labels_have_their_say_near_clean_slices(thickness: float, follo
 
 def test_a_warm_start_goes_on_from_the_model(tmp_path: Path) -> None:
     volume = stack()
-    run(resolve_task([volume], config(bootstrap_steps=60)), save_to=tmp_path / "model.safetensors")
-    cold = resolve_task([volume], config(bootstrap_steps=1, steps=0, initial_share=0.0))
-    warm = resolve_task([volume], config(bootstrap_steps=0, steps=0, initial_share=0.0))
+    by_itself = {"initial_labels": "network", "steps": 0}
+    run(resolve_task([volume], config(bootstrap_steps=60, **by_itself)), save_to=tmp_path / "model.safetensors")
+    cold = resolve_task([volume], config(bootstrap_steps=1, **by_itself))
+    warm = resolve_task([volume], config(bootstrap_steps=0, **by_itself))
     before, _ = run(cold)
     after, events = run(warm, warm_start=tmp_path / "model.safetensors")
     assert any(isinstance(e, Metrics) and e.values.get("warm_start") == 1 for e in events)
