@@ -41,6 +41,7 @@ class Schedule:
         self._start = start
         self._training_start = 0.0
         self._reserve = 0.0
+        self._too_late = False  # to begin a training
         steps = config.steps
         if steps is None and config.time_budget is None:
             steps = _PAPER_EPOCHS * self.steps_per_epoch
@@ -58,6 +59,7 @@ class Schedule:
     def begin_training(self) -> None:
         """The first training step follows."""
         self._training_start = self.seconds
+        self._too_late = not self.has_time_to_learn
 
     def reserve(self, seconds: float) -> None:
         """Keep `seconds` (measured) free for the final pass, but never most of the time: then it does with less."""
@@ -144,6 +146,6 @@ class Schedule:
         if self.config.time_budget is None:
             return 0.0
         available = self.config.time_budget - self._reserve - self._training_start
-        if available <= 0 or (not self._reserve and not self.has_time_to_learn):
+        if available <= 0 or self._too_late:
             return 1.0
         return (self.seconds - self._training_start) / available
