@@ -140,8 +140,6 @@ def _run(job: LocalJob, volumes: list[FileVolume], names: Sequence[str], **facts
         return _FAILED
     for path in (*written, report):
         print(path)
-    if isinstance(outcome, events.Finished) and outcome.note:
-        print(f"napari-mlbseg: {outcome.note}", file=sys.stderr)
     return _INTERRUPTED if interrupted else _OK
 
 

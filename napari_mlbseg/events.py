@@ -138,7 +138,6 @@ class Finished(_Event):
     steps: int
     seconds: float
     unreached: int = Field(0, description="Slices that the time did not suffice to predict at the end.")
-    note: str = Field("", description="Why initial labels are shown and not what was learnt, in a sentence.")
 
 
 class Cancelled(_Event):

@@ -88,8 +88,7 @@ def leave_one_out(
             else:
                 steps += event.steps
                 if isinstance(event, Cancelled) or done == len(chosen) - 1:
-                    changes = {"steps": steps, "seconds": time.monotonic() - start}
-                    yield event.model_copy(update=changes | ({"note": ""} if isinstance(event, Finished) else {}))
+                    yield event.model_copy(update={"steps": steps, "seconds": time.monotonic() - start})
                     return
 
 

@@ -116,7 +116,10 @@ class Training:
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
             if config.initial_labels == "auto" and (unrelated := unrelated_slices(self.task, scores)):
                 labels |= dict.fromkeys(unrelated)
-                volumes = (replace(v, independent_slices=v.independent_slices or v.name in unrelated) for v in self.task.volumes)
+                volumes = (
+                    replace(v, independent_slices=v.independent_slices or v.name in unrelated)
+                    for v in self.task.volumes
+                )
                 self._build(replace(self.task, volumes=tuple(volumes)))
             for volume in self.task.volumes:
                 if volume.name in improved:
@@ -222,11 +225,11 @@ class Training:
                 "peak_memory_bytes": peak_memory(self._device),
                 "evidence": str(self._evidence) if trained else "",
             }
+            | ({"note_evidence": str(self._evidence)} if trained and self._evidence.initial_labels_stand else {})
         )
         reason = self._schedule.finish_reason(self._step) or FinishReason.NOTHING_TO_TRAIN
         unreached = self._publisher.n_unreached
-        note = str(self._evidence) if trained and self._evidence.initial_labels_stand else ""
-        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached, note=note)
+        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
         """Show some slices if the last ones are old enough."""

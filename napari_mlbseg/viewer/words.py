@@ -93,8 +93,6 @@ def ending(event: Event, run: Run | None) -> str:
         return f"Every slice is predicted, in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Finished) and event.reason is FinishReason.NOTHING_TO_TRAIN:
         return f"Done in {clock(event.seconds)}, without training steps."
-    if isinstance(event, Finished) and event.note:
-        return f"Done in {clock(event.seconds)}. {event.note} Correct a slice, mark it clean, train again."
     if isinstance(event, Finished):
         return f"Done in {clock(event.seconds)}. Correct a slice, mark it clean, train again."
     if isinstance(event, Cancelled):
