@@ -5,7 +5,7 @@
 Every run is a line of ``runs.jsonl``; a run that stands there already is not repeated, so a benchmark can be stopped,
 resumed and split by volumes over machines. ``table.md``, ``summary.json`` and, of runs with several budgets,
 ``dice_over_seconds.png`` are made from all lines. With ``--against METHOD`` the table says on how many volumes every
-method has a higher Dice than that one.
+method has a higher Dice than that one. ``--volumes`` takes whatever lies as ``NAME.*`` beside ``NAME_label.*``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.tables import markdown
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.engine.initial_labels import known_labels
-from napari_mlbseg.engine.metrics import compare_masks
+from napari_mlbseg.engine.metrics import compare_labels, compare_masks
 from napari_mlbseg.engine.results import MemoryResults
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Metrics
@@ -85,7 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
         config = config_of(options, budget, **(METHODS[method] or {}))
         run = _run(load_volume(path, n_clean), method, config, options.device)
         append_run(lines, {"key": key, "slices": n_clean, "budget": budget, **run})
-        print(path.name, n_clean, budget, method, f"Dice {run['dice']:.4f}", flush=True)
+        shown, initial = (run["facts"].get(name) for name in ("dice_classes", "dice_classes_initial"))
+        compared = "" if shown is None else f", of all classes {shown:.4f} (initial labels {initial:.4f})"
+        print(path.name, n_clean, budget, method, f"Dice {run['dice']:.4f}{compared}", flush=True)
     summarise(options.out, read_runs(lines), options.against)
 
 
@@ -102,6 +104,8 @@ def _run(volume: Volume, method: str, config: TrainingConfig, device: str) -> di
             if isinstance(event, Metrics):
                 facts.update(event.values)
         labels = results[volume.name]["pseudo_labels"]
+        facts["dice_classes"] = _mean_of_classes(labels, volume)
+        facts["dice_classes_initial"] = _mean_of_classes(results[volume.name]["initial_labels"], volume)
     return {
         "volume": volume.name,
         "method": method,
@@ -120,6 +124,12 @@ def _without_training(task: SegmentationTask, volume: Volume, method: str) -> np
     if labels is None:
         raise SystemExit(f"{volume.name} has fewer than two clean slices: nothing can be interpolated.")
     return labels
+
+
+def _mean_of_classes(labels: np.ndarray, volume: Volume) -> float:
+    """Mean Dice of all classes over all but the clean slices."""
+    scores = compare_labels(labels, np.asarray(volume.labels), volume.spacing, exclude=volume.clean_slices)
+    return float(np.mean([of_class.dice for of_class in scores.values()]))
 
 
 def _scores(labels: np.ndarray, volume: Volume) -> dict[str, float]:
