@@ -214,6 +214,9 @@ class Training:
         if self._stopped:
             yield Cancelled(steps=steps, seconds=self._schedule.seconds)
             return
+        note = str(self._evidence) if trained and self._evidence.initial_labels_stand else ""
+        if not trained and self.task.config.learns:
+            note = "No training step was made in the time that there was: the initial labels are shown."
         yield Metrics(
             values={
                 "seconds_training": trained_until,
@@ -225,7 +228,7 @@ class Training:
                 "peak_memory_bytes": peak_memory(self._device),
                 "evidence": str(self._evidence) if trained else "",
             }
-            | ({"note_evidence": str(self._evidence)} if trained and self._evidence.initial_labels_stand else {})
+            | ({"note_evidence": note} if note else {})
         )
         reason = self._schedule.finish_reason(self._step) or FinishReason.NOTHING_TO_TRAIN
         unreached = self._publisher.n_unreached

@@ -429,6 +429,8 @@ def test_initial_labels_of_large_slices_stand_where_they_used_the_time_up(
     results, events = run(task, start=time.monotonic() - 5)
     assert isinstance(events[-1], Finished)
     assert events[-1].steps == 0
+    notes = [str(e.values.get("note_evidence", "")) for e in events if isinstance(e, Metrics)]
+    assert "No training step was made" in "".join(notes)
     shown = results["stack"]["pseudo_labels"]
     assert all(np.array_equal(shown[z], volume.labels[z]) for z in CLEAN)
     assert all(shown[z].any() for z in range(CLEAN[0], CLEAN[-1] + 1))
