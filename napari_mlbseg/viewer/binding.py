@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
-from napari_mlbseg.io.image_file import FileGrid, has_clear_slice_axis, layer_axis
+from napari_mlbseg.io.image_file import FileGrid, ImageFileError, has_clear_slice_axis, layer_axis
 from napari_mlbseg.io.image_file import default_slice_axis as file_slice_axis
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.jobs.arrays import local_path
@@ -39,6 +39,8 @@ __all__ = [
     "make_annotation",
     "matching_annotation",
     "matching_pyramid",
+    "matching_turned",
+    "misplaced",
     "pixels_of",
     "place_layer",
     "show_slice",
@@ -47,6 +49,7 @@ __all__ = [
     "transform_from",
     "transform_of",
     "turn_view",
+    "turned_onto",
     "voxel_spacing",
 ]
 
@@ -236,10 +239,12 @@ def _file_entry(layer: Layer) -> dict[str, Any]:
 
 def make_annotation(image: Image, pixels: np.ndarray | None = None) -> Labels:
     """A labels layer that lies exactly on `image`, empty unless there are `pixels` for it."""
+    grid = _file_entry(image).get("grid")
     return Labels(
         np.zeros(spatial_shape(image), dtype=np.uint8) if pixels is None else pixels,
         name=annotation_name(image),
         colormap=label_colormap(_N_COLOURS, seed=_COLOUR_SEED),
+        metadata={} if grid is None else {FILE_KEY: {"grid": grid, "channel": None}},  # where it is saved in the world
         **transform_of(image),
     )
 
@@ -250,8 +255,47 @@ def annotation_name(image: Image) -> str:
 
 
 def annotates(labels: Labels, image: Image) -> bool:
-    """Whether a labels layer has the shape of an image and can be painted on."""
-    return not labels.multiscale and tuple(labels.data.shape) == spatial_shape(image)
+    """Whether a labels layer has the shape of an image, lies on it in the world and can be painted on."""
+    if labels.multiscale or tuple(labels.data.shape) != spatial_shape(image):
+        return False
+    return not misplaced(labels, image) and turned_onto(labels, image) is None
+
+
+def misplaced(labels: Labels, image: Image) -> str:
+    """Why labels of a file lie elsewhere than the file of an image; empty if they do not, or nobody knows."""
+    try:
+        _turn(labels, image)
+    except ImageFileError as error:
+        return str(error)
+    return ""
+
+
+def turned_onto(labels: Labels, image: Image) -> Any | None:
+    """A view of labels that are stored in another orientation, as they lie on an image; None if there is no need."""
+    try:
+        turn = _turn(labels, image)
+    except ImageFileError:
+        return None
+    if turn is None or turn.is_none:
+        return None
+    pixels = pixels_of(labels)
+    return turn.apply(pixels.T).T if _file_entry(image)["grid"].format == "nifti" else turn.apply(pixels)
+
+
+def _turn(labels: Labels, image: Image) -> Any | None:
+    """How the file of labels is turned onto that of an image; None where one has no file of that format."""
+    grid, other = _file_entry(image).get("grid"), _file_entry(labels).get("grid")
+    if grid is None or other is None or grid.format != other.format or image.rgb or labels.multiscale:
+        return None
+    from napari_mlbseg.io.orientation import turn_between  # brings nibabel, which a window need not wait for
+
+    return turn_between(grid, other)
+
+
+def matching_turned(image: Image, viewer: Viewer) -> Labels | None:
+    """The topmost labels that would fit `image` if they were turned."""
+    candidates = [layer for layer in reversed(list(viewer.layers)) if isinstance(layer, Labels)]
+    return next((layer for layer in candidates if turned_onto(layer, image) is not None), None)
 
 
 def matching_annotation(image: Image, viewer: Viewer) -> Labels | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
@@ -23,9 +24,11 @@ from napari_mlbseg.viewer.binding import (
     is_result,
     make_annotation,
     matching_annotation,
+    matching_turned,
     show_slice,
     spatial_shape,
     turn_view,
+    turned_onto,
 )
 from napari_mlbseg.viewer.comparison import Comparison
 from napari_mlbseg.viewer.connections import Connections
@@ -197,6 +200,18 @@ class DockController:
             )
             if FILE_KEY in layer.metadata:  # what our reader opened can be painted on, also where no image fits it
                 self.editable.ensure(layer)
+        self._copy_turned()
+
+    def _copy_turned(self) -> None:
+        """Annotate images with copies of labels that are stored in another orientation."""
+        for binding in self.bindings:
+            labels = matching_turned(binding.image, self.viewer) if binding.annotation is None else None
+            if labels is not None:
+                self.complained.emit(
+                    f"'{labels.name}' is stored in another orientation than '{binding.image.name}': a copy that lies "
+                    "on the image is used. Its file stays as it is."
+                )
+                self.annotate_with_copy(binding, labels)
 
     def annotate_with_copy(self, binding: VolumeBinding, labels: Labels) -> None:
         """Have an image annotated with a copy of labels that napari can only show; those are hidden."""
@@ -205,6 +220,10 @@ class DockController:
             if binding not in self.bindings:
                 return  # it was taken out meanwhile
             labels.visible = False
+            turned = turned_onto(labels, binding.image)
+            if turned is not None:
+                copy = make_annotation(binding.image, np.ascontiguousarray(turned))
+                copy.name = f"{labels.name} on {binding.image.name}"
             with self.layers_are_ours():
                 self.viewer.add_layer(copy)
             self.set_layers([(b.image, copy if b is binding else b.annotation) for b in self.bindings])

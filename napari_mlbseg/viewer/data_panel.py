@@ -14,8 +14,10 @@ from napari_mlbseg.viewer.binding import (
     make_annotation,
     matching_annotation,
     matching_pyramid,
+    misplaced,
     pixels_of,
     spatial_shape,
+    turned_onto,
 )
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.layer_combo import LayerCombo
@@ -104,7 +106,11 @@ class DataPanel(Panel):
         chosen = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
         used = [binding.image for binding in bindings]
         for image, labels in chosen:
-            if labels is not None and labels.multiscale:
+            if labels is not None and image is not None and (reason := misplaced(labels, image)):
+                self._controller.complained.emit(reason)
+                self._on_layers_changed()
+                return
+            if labels is not None and (labels.multiscale or (image and turned_onto(labels, image) is not None)):
                 self._controller.annotate_with_copy(next(b for b in bindings if b.image == image), labels)
                 self._on_layers_changed()  # until it is there, the annotation is what it was
                 return
@@ -191,6 +197,9 @@ class DataPanel(Panel):
         layers = [layer for layer in self._controller.viewer.layers if not is_result(layer)]
         shapes = [spatial_shape(layer) for layer in layers if isinstance(layer, Image)]
         labels = [layer for layer in layers if isinstance(layer, Labels)]
+        elsewhere = next(filter(None, (misplaced(layer, binding.image) for layer in labels)), "")
+        if binding.annotation is None and elsewhere:
+            return elsewhere
         unfit = next((layer for layer in labels if tuple(pixels_of(layer).shape) not in shapes), None)
         if binding.annotation is not None or unfit is None:
             return ""
