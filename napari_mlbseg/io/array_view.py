@@ -8,19 +8,39 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAPPED_BYTES", "ArrayView", "expanded_key", "flipped", "is_lazy", "is_on_disk", "moved_axis", "plain_dtype"]
+__all__ = [
+    "MAPPED_BYTES",
+    "ArrayView",
+    "expanded_key",
+    "flipped",
+    "is_lazy",
+    "is_on_disk",
+    "moved_axis",
+    "native",
+    "plain_dtype",
+]
 
 #: Files of arrays larger than this are not read into memory where their format allows it.
 MAPPED_BYTES = 2**28
 
 
 def plain_dtype(dtype: Any) -> np.dtype:
-    """`dtype` as what it is worth.
+    """`dtype` as what it is worth, in this machine's byte order.
 
     NumPy has two types of 64-bit integers on most systems, which compare equal; zarr (3.1) knows one of them, and
-    tifffile (2026.3) gives out the other.
+    tifffile (2026.3) gives out the other. napari (0.9) draws label 2 of big-endian labels as 512.
     """
-    return np.dtype(np.dtype(dtype).str)
+    return np.dtype(np.dtype(dtype).str).newbyteorder("=")
+
+
+def native(array: Any) -> Any:
+    """An array whose numbers are in this machine's byte order; of one on the disk, once they are read."""
+    dtype = np.dtype(array.dtype)
+    if dtype.isnative and dtype.char == plain_dtype(dtype).char:
+        return array
+    if is_on_disk(array):
+        return array if isinstance(array, ArrayView) else ArrayView(array)
+    return array.astype(plain_dtype(array.dtype), copy=False)
 
 
 class ArrayView:
@@ -91,7 +111,7 @@ class ArrayView:
         for axis, k in zip(self.axes, keys, strict=True):
             wanted[axis], is_reversed = _forward(k, int(self.array.shape[axis]))
             reversed_axes += [axis] if is_reversed else []
-        part = np.asarray(self.array[tuple(wanted)])
+        part = np.asarray(self.array[tuple(wanted)]).astype(self.dtype, copy=False)
         kept = [axis for axis in range(self.array.ndim) if isinstance(wanted[axis], slice)]
         part = np.flip(part, tuple(kept.index(axis) for axis in reversed_axes)) if reversed_axes else part
         return part.transpose([kept.index(axis) for axis in self.axes if axis in kept])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from napari_mlbseg.io.array_view import is_on_disk
+from napari_mlbseg.io.array_view import is_on_disk, plain_dtype
 
 __all__ = ["FileArray", "FileSource"]
 
@@ -64,7 +64,7 @@ class FileSource(BaseModel):
             channel=channel,
             order=tuple(range(data.ndim)),
             shape=data.shape,
-            number_type=data.dtype.str,
+            number_type=plain_dtype(data.dtype).str,
             is_finite=data.dtype.kind != "f" or (not in_parts and bool(np.isfinite(data).all())),
             in_parts=in_parts,
             size=status.st_size,
@@ -96,7 +96,7 @@ class FileArray:
     @property
     def dtype(self) -> np.dtype:
         """Number type."""
-        return np.dtype(self.source.number_type)
+        return plain_dtype(self.source.number_type)
 
     @property
     def is_finite(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +13,24 @@ from typing import Any, Literal
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, is_lazy
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, compact, from_slices
-from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, encode_nifti, read_nifti, write_nifti
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_on_disk
+from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError, compact, from_slices
+from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, encode_nifti, is_nifti, read_nifti, write_nifti
 from napari_mlbseg.io.spooling import write_spooled
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, encode_tiff, read_tiff, write_tiff
-from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ome_metadata, read_zarr, write_zarr
+from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, is_zarr, ome_metadata, read_zarr, write_zarr
 
-__all__ = ["SUFFIXES", "check_writable", "has_known_suffix", "read_image", "read_labels", "write_array", "write_result"]
+__all__ = [
+    "SUFFIXES",
+    "as_labels",
+    "check_writable",
+    "has_known_suffix",
+    "is_image_path",
+    "read_image",
+    "read_labels",
+    "write_array",
+    "write_result",
+]
 
 SUFFIXES = NIFTI_SUFFIXES + TIFF_SUFFIXES + ZARR_SUFFIXES
 
@@ -30,25 +41,26 @@ def has_known_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...] = S
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageFile:
-    """Read a NIfTI or TIFF file or a zarr image.
+    """Read a NIfTI or TIFF file or a zarr image; what it holds decides, and not its name.
 
-    An array of more than a quarter of a gigabyte stays on the disk, and what is asked for is read: always of zarr, of
-    NIfTI unless it is compressed, of TIFF.
+    Of a TIFF file with several images, ``NAME.tif#1`` is the second. An array of more than a quarter of a gigabyte
+    stays on the disk, and what is asked for is read: always of zarr, of NIfTI unless it is compressed, of TIFF.
 
     Raises
     ------
     ImageFileError
         If the file is missing, of another format, truncated or damaged: one sentence that says what to do.
     """
-    path = Path(path)
+    path, number = _named_image(Path(path))
     if not path.exists():
         raise ImageFileError(f"{path} does not exist: check its name.")
-    if not has_known_suffix(path):
-        raise ImageFileError(f"{path} is no NIfTI, TIFF or zarr: give a file that ends in {', '.join(SUFFIXES)}.")
     try:
-        if has_known_suffix(path, ZARR_SUFFIXES):
-            return read_zarr(path)
-        return read_nifti(path) if has_known_suffix(path, NIFTI_SUFFIXES) else read_tiff(path)
+        kind = _format_of(path)
+        if kind is None:
+            raise ImageFileError(f"{path} is no NIfTI, TIFF or zarr: give a file that ends in {', '.join(SUFFIXES)}.")
+        if number is not None and kind != "tiff":
+            raise ImageFileError(f"{path} is one image: leave out {SERIES_MARK}{number}.")
+        return read_tiff(path, number) if kind == "tiff" else read_zarr(path) if kind == "zarr" else read_nifti(path)
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
 
@@ -61,23 +73,72 @@ def read_labels(path: str | os.PathLike[str]) -> ImageFile:
     ImageFileError
         As `read_image`, and if the file has channels or values that are not whole numbers.
     """
-    labels = read_image(path)
+    return as_labels(read_image(path))
+
+
+def as_labels(labels: ImageFile) -> ImageFile:
+    """An image whose numbers are label numbers; raises as `read_labels`."""
+    path = labels.path
     if labels.channel_axis is not None:
         raise ImageFileError(f"{path} has channels: labels are one number a voxel, so give a file without channels.")
     if labels.data.dtype.kind in "iu":
         return labels
-    if is_lazy(labels.data):
-        raise ImageFileError(f"{path} is large and holds {labels.data.dtype}: convert its labels to integers first.")
-    if labels.data.dtype.kind == "b":
-        return _with_data(labels, labels.data.astype(np.uint8))
-    # A scale in the header, such as 1/255, leaves the last digits of whole numbers open.
-    whole = np.isfinite(labels.data) & (np.abs(labels.data - np.rint(labels.data)) < 1e-4)
-    if not whole.all():
-        example = labels.data[~whole].flat[0]
-        raise ImageFileError(
-            f"{path} holds values such as {example:g}, which are no label numbers: give integers (0 = background)."
-        )
-    return _with_data(labels, np.rint(labels.data).astype(np.int64))
+    if labels.data.dtype.kind == "f":
+        for part in labels.data if is_on_disk(labels.data) else (labels.data,):
+            # A scale in the header, such as 1/255, leaves the last digits of whole numbers open.
+            whole = np.isfinite(part) & (np.abs(part - np.rint(part)) < 1e-4)
+            if not whole.all():
+                raise ImageFileError(
+                    f"{path} holds values such as {part[~whole].flat[0]:g}, which are no label numbers: give integers "
+                    "(0 = background)."
+                )
+    if is_on_disk(labels.data):
+        return replace(labels, data=ArrayView(_WholeNumbers(labels.data)))
+    dtype = np.uint8 if labels.data.dtype.kind == "b" else np.int64
+    return replace(labels, data=np.rint(labels.data).astype(dtype) if dtype is np.int64 else labels.data.astype(dtype))
+
+
+class _WholeNumbers:
+    """Truth values or reals on the disk, as integers when they are read."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.ndim = array.shape, array.ndim
+        self.dtype = np.dtype(np.uint8 if array.dtype.kind == "b" else np.int64)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.rint(np.asarray(self._array[key]).astype(np.float64)).astype(self.dtype)
+
+
+def is_image_path(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of an image that may be read: of a file by its suffix, of a folder by what it holds."""
+    file, _ = _named_image(Path(path))
+    return is_zarr(file) or (file.is_file() and has_known_suffix(file))
+
+
+def _named_image(path: Path) -> tuple[Path, int | None]:
+    """A file, and which of its images is meant."""
+    name, mark, number = path.name.rpartition(SERIES_MARK)
+    if mark and number.isdigit() and not path.exists():
+        return path.with_name(name), int(number)
+    return path, None
+
+
+def _format_of(path: Path) -> Literal["nifti", "tiff", "zarr"] | None:
+    """The format of what a path holds; where that tells nothing (a damaged file), of its name."""
+    if is_zarr(path) or (path.is_dir() and has_known_suffix(path, ZARR_SUFFIXES)):
+        return "zarr"
+    if path.is_dir():
+        return None
+    with path.open("rb") as file:
+        first = file.read(4)
+    if first[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if is_nifti(first):
+        return "nifti"
+    formats: dict[Literal["nifti", "tiff", "zarr"], tuple[str, ...]]
+    formats = {"nifti": NIFTI_SUFFIXES, "tiff": TIFF_SUFFIXES, "zarr": ZARR_SUFFIXES}  # compressed, or damaged
+    return next((kind for kind, suffixes in formats.items() if has_known_suffix(path, suffixes)), None)
 
 
 def write_result(
@@ -156,7 +217,3 @@ def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:
         write_spooled(array, path, order, lambda stored: write(path, stored, axes, like))
     else:
         write(path, compact(np.asarray(array)), axes, like)
-
-
-def _with_data(image: ImageFile, data: np.ndarray) -> ImageFile:
-    return ImageFile(**vars(image.grid), data=data)

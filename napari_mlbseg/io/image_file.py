@@ -12,6 +12,7 @@ import numpy as np
 
 __all__ = [
     "METADATA_KEY",
+    "SERIES_MARK",
     "FileGrid",
     "ImageFile",
     "ImageFileError",
@@ -30,6 +31,9 @@ __all__ = [
 
 #: Key of `FileGrid` and channel in a layer's metadata; the writers and the session look there.
 METADATA_KEY = "napari_mlbseg"
+
+#: Between a file's name and the number of one of its images: ``stack.ome.tif#1``.
+SERIES_MARK = "#"
 
 _CLEARLY_COARSER = 1.01  # times; headers are rounded
 
@@ -94,7 +98,9 @@ class FileGrid:
     @property
     def name(self) -> str:
         """Name of the file without its suffix."""
-        return self.path.name[: len(self.path.name) - len(self.suffix)]
+        name, _, series = self.path.name.partition(SERIES_MARK)
+        stem = name[: len(name) - len(self.suffix)] if name.lower().endswith(self.suffix) else name
+        return f"{stem}-{series}" if series else stem
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,9 +111,12 @@ class ImageFile(FileGrid):
     ----------
     data : ndarray, ArrayView or FileArray
         The array in the order of the file: shape `shape`, axes `axes`. Of a large one, only what is asked for is read.
+    notes : tuple of str
+        What of the file was left out, converted or not understood, a sentence each.
     """
 
     data: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> FileGrid:
@@ -208,7 +217,7 @@ def compact(array: np.ndarray) -> np.ndarray:
 
 
 def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
-    """The smallest number type that image viewers read: uint8, int16, int32, or float32.
+    """The smallest number type that image viewers read: uint8, int16, int32, uint32 or int64, or float32.
 
     Parameters
     ----------
@@ -220,7 +229,7 @@ def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
     Raises
     ------
     ImageFileError
-        If a label number does not fit into 32 bits.
+        If a label number does not fit into 64 bits with a sign.
     """
     if dtype.kind == "f":
         return np.dtype(np.float32)
@@ -228,10 +237,10 @@ def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
         return np.dtype(np.uint8)
     ranges = [(int(part.min()), int(part.max())) for part in parts if part.size]
     low, high = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
-    for smallest in (np.uint8, np.int16, np.int32):
+    for smallest in (np.uint8, np.int16, np.int32, np.uint32, np.int64):
         if np.iinfo(smallest).min <= low and high <= np.iinfo(smallest).max:
             return np.dtype(smallest)
-    raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 32 bits.")
+    raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 63 bits.")
 
 
 def write_file_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -13,8 +13,9 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, native
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
 from napari_mlbseg.io.units import conversion_factor, is_length
 
@@ -23,6 +24,8 @@ __all__ = [
     "MAX_CHANNELS",
     "NiftiNative",
     "encode_nifti",
+    "has_nifti_name",
+    "is_nifti",
     "nifti_grid_with_affine",
     "read_nifti",
     "write_nifti",
@@ -32,6 +35,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 #: A fourth axis of at most this length is taken for channels, a longer one for time.
 MAX_CHANNELS = 16
 
+_GZIP = b"\x1f\x8b"
 _GZIP_LEVEL = 1  # noise hardly shrinks further, and level 6 takes five times as long
 _UNITS = {"mm": "mm", "micron": "um", "meter": "m", "unknown": "mm"}  # nobody stores metres without saying so
 _UNIT_CODES = {"mm": "mm", "um": "micron", "m": "meter"}
@@ -65,10 +69,10 @@ def read_nifti(path: Path) -> ImageFile:
         If the file is damaged, no NIfTI, or a 4D time series.
     """
     try:
-        image: Any = nibabel.load(path, mmap=False)
-        stays = _bytes(image) > MAPPED_BYTES and path.name.lower().endswith(".nii")
-        data = _lazy_voxels(path) if stays else _voxels(image)
-    except (NibabelError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
+        image, is_compressed = _open(path, mmap=False)
+        stays = _bytes(image) > MAPPED_BYTES and not is_compressed
+        data = native(_lazy_voxels(path) if stays else _voxels(image))
+    except (NibabelError, HeaderDataError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
             raise
         raise ImageFileError(
@@ -82,7 +86,7 @@ def read_nifti(path: Path) -> ImageFile:
     return ImageFile(
         path=path,
         format="nifti",
-        suffix=next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)),
+        suffix=next((suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)), NIFTI_SUFFIXES[0]),
         axes=axes,
         shape=data.shape,
         spacing=tuple(zooms["IJK".index(letter)] if letter in "IJK" else 1.0 for letter in axes if letter != "C"),
@@ -176,14 +180,38 @@ def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarra
     )
 
 
+def _open(path: Path, mmap: bool) -> tuple[Any, bool]:
+    """An image of nibabel's, and whether all of it has to be read; what the file holds decides, and not its name."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == _GZIP
+    if is_compressed == path.name.lower().endswith(".gz") and has_nifti_name(path):
+        return nibabel.load(path, mmap=mmap), is_compressed
+    content = gzip.decompress(path.read_bytes()) if is_compressed else path.read_bytes()
+    kind = nibabel.Nifti2Image if 540 in _first_number(content[:4]) else nibabel.Nifti1Image
+    return kind.from_bytes(content), True
+
+
+def has_nifti_name(path: Path) -> bool:
+    """Whether a file is called as NIfTI files are."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def is_nifti(first: bytes) -> bool:
+    """Whether the first four bytes of a file, not compressed, are those of a NIfTI header (348 or 540)."""
+    return not {348, 540}.isdisjoint(_first_number(first))
+
+
+def _first_number(first: bytes) -> set[int]:
+    return {int.from_bytes(first, "little"), int.from_bytes(first, "big")}
+
+
 def _bytes(image: Any) -> int:
     return math.prod(image.shape) * int(image.get_data_dtype().itemsize)
 
 
 def _lazy_voxels(path: Path) -> Any:
     """The array on the disk: mapped into memory, or, where the header has a scale, read part by part."""
-    image: Any = nibabel.load(path, mmap=True)
-    proxy = image.dataobj
+    proxy = _open(path, mmap=True)[0].dataobj
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         return ArrayView(_Scaled(proxy))
     return np.asanyarray(proxy)

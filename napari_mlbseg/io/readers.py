@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, moved_axis
-from napari_mlbseg.io.files import has_known_suffix, read_image
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile
+from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_on_disk, moved_axis
+from napari_mlbseg.io.files import as_labels, is_image_path, read_image
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile, ImageFileError
 from napari_mlbseg.io.nifti import NiftiNative
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
-from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, ZarrNative
+from napari_mlbseg.io.zarr_image import ZarrNative
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "layer_geometry", "read_layer", "read_layers"]
 
@@ -23,16 +24,14 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 _LABEL_NAME = re.compile(r"(?<![a-z])(labels?|labelmap|seg|segmentation|masks?|gt|annotations?)(?![a-z])")
 _FEW_VALUES = 10
+_SAMPLED_SLICES = 16  # of a large image, from which its contrast is taken
+_NO_INTENSITY = 1e30  # and beyond: such numbers mean that there is no data
 _SAMPLE = 1_000_000  # voxels that are looked at to tell labels from an image
 
 
 def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
     """The reader for `path`, or None if it is none of ours (several files, another suffix)."""
-    if isinstance(path, list) or not has_known_suffix(path):
-        return None
-    if os.path.isdir(path) is not has_known_suffix(path, ZARR_SUFFIXES) or not os.path.exists(path):
-        return None
-    return read_layers
+    return None if isinstance(path, list) or not is_image_path(path) else read_layers
 
 
 def read_layers(path: str) -> list[LayerData]:
@@ -44,7 +43,12 @@ def read_layers(path: str) -> list[LayerData]:
         One sentence that says why the file cannot be read.
     """
     image = read_image(path)
-    return image_layers(image, "labels" if _looks_like_labels(image) else "image")
+    for note in image.notes:
+        warnings.warn(note, stacklevel=2)  # napari shows it
+    if _looks_like_labels(image):
+        with suppress(ImageFileError):  # reals that are called labels, but are none
+            return image_layers(as_labels(image), "labels")
+    return image_layers(image, "image")
 
 
 def read_layer(path: str, channel: int | None = None) -> LayerData:
@@ -64,11 +68,13 @@ def image_layers(image: ImageFile, layer_type: str, name: str | None = None) -> 
 
 
 def _remembered(layer: LayerData) -> LayerData:
-    """A layer that knows which pixels it was given, and where they lie."""
-    data, options, _ = layer
+    """A layer that knows which pixels it was given, and where they lie; of an image, with its contrast."""
+    data, options, layer_type = layer
     pixels = data[0] if isinstance(data, list) else data  # of several levels, labels included
     options["metadata"][METADATA_KEY][READ_KEY] = ReadPixels(pixels, options)
-    return layer
+    if layer_type == "image" and not options.get("rgb"):
+        options |= _contrast(data)
+    return data, options, layer_type
 
 
 def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
@@ -108,6 +114,22 @@ def _as_pyramid(image: ImageFile, layer_type: str) -> dict[str, Any]:
     return {"multiscale": True} if has_levels and layer_type == "image" else {}
 
 
+def _contrast(pixels: Any) -> dict[str, Any]:
+    """Contrast limits of an image that napari would judge by its first slice, or by what means no data; else nothing.
+
+    From slices all over the stack, or from the smallest copy of one that has several levels.
+    """
+    data = pixels[-1] if isinstance(pixels, list) else pixels
+    if not is_on_disk(data) and (data.dtype.kind != "f" or not (np.abs(data) >= _NO_INTENSITY).any()):
+        return {}
+    picked = np.unique(np.linspace(0, len(data) - 1, _SAMPLED_SLICES).astype(int)) if len(data) else ()
+    sample = np.concatenate([np.asarray(data[int(z)]).ravel() for z in picked]) if len(picked) else np.empty(0)
+    values = sample[np.isfinite(sample) & (np.abs(sample.astype(np.float64)) < _NO_INTENSITY)]
+    if not values.size or values.min() == values.max():
+        return {}
+    return {"contrast_limits": (values.min().item(), values.max().item())}
+
+
 def _channel(data: Any, axis: int | None, channel: int | None) -> Any:
     if axis is None or channel is None:
         return data
@@ -145,9 +167,13 @@ def _origin_along_axes(native: NiftiNative) -> np.ndarray:
 
 
 def _looks_like_labels(image: ImageFile) -> bool:
-    """Whole numbers, and either named like labels or of few values, the smallest 0."""
-    if image.channel_axis is not None or image.data.dtype.kind not in "iu" or image.data.size == 0:
+    """Truth values; or whole numbers, and either named like labels or of few values, the smallest 0."""
+    if image.channel_axis is not None or image.data.size == 0:
         return False
+    if image.data.dtype.kind == "b":
+        return True
+    if image.data.dtype.kind == "f":
+        return bool(_LABEL_NAME.search(image.name.lower())) and not is_on_disk(image.data)
     if image.data.nbytes > MAPPED_BYTES:
         sample = _sampled(image.data)
         return bool(_LABEL_NAME.search(image.name.lower())) and int(sample.min()) >= 0

@@ -15,16 +15,14 @@ import numpy as np
 import tifffile
 
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
+from napari_mlbseg.io.array_view import native as in_native_order
+from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError, write_file_atomically
+from napari_mlbseg.io.units import in_one_unit, unit_name
 
 __all__ = ["TIFF_SUFFIXES", "TiffNative", "encode_tiff", "new_tiff_grid", "read_tiff", "write_tiff"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
-_UNIT_NAMES = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "micrometer": "um", "micrometre": "um",
-               "millimeter": "mm", "millimetre": "mm", "nanometer": "nm", "centimeter": "cm", "inches": "inch",
-               "": "pixel", "pixels": "pixel"}  # fmt: skip
-_UNITS = ("nm", "um", "mm", "cm", "m", "inch", "pixel")
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _IMAGEJ_BYTES = 2**32 - 2**25  # beyond, its files have places for no page but the first
 #: What tifffile raises on files that are cut or overwritten.
@@ -54,7 +52,7 @@ class TiffNative:
     resolution_unit : int
         The tag ResolutionUnit.
     imagej : dict
-        ``unit`` and ``spacing`` as ImageJ wrote them.
+        ``unit``, ``yunit``, ``zunit`` and ``spacing`` as ImageJ wrote them.
     ome : dict
         ``PhysicalSizeX``, ``PhysicalSizeXUnit`` and so on, as the file holds them.
     """
@@ -66,23 +64,41 @@ class TiffNative:
     ome: dict[str, Any]
 
 
-def read_tiff(path: Path) -> ImageFile:
-    """Read the first series of a TIFF file.
+def read_tiff(path: Path, number: int | None = None) -> ImageFile:
+    """Read an image of a TIFF file.
 
     Axes of length 1 are dropped, but Y and X; samples (colours) count as channels. A large array stays on the disk.
+    Pages that were written one by one, all alike, are a stack.
+
+    Parameters
+    ----------
+    path : Path
+    number : int, optional
+        Of the file's images (tifffile calls them series); by default the largest.
 
     Raises
     ------
     ImageFileError
-        If the file is damaged or no TIFF.
+        If the file is damaged or no TIFF, it has no such image, or it is one of several files and another is missing.
     """
+    notes: list[str] = []
     try:
         with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            data, axes = (_lazy(path, series) if series.nbytes > MAPPED_BYTES else series.asarray()), series.axes
-            if data.shape != series.shape:
-                raise ValueError("pages are missing")
+            _check_parts(file, path)
+            if _is_paged(file) and number is None:
+                pages = [series.asarray() for series in file.series]
+                data, axes = np.stack(pages), f"Z{file.series[0].axes}"
+            else:
+                index, note = _chosen(file, path, number)
+                series = file.series[index]
+                notes += [note] if note else []
+                data = _lazy(path, series, index) if series.nbytes > MAPPED_BYTES else series.asarray()
+                axes = series.axes
+                if data.shape != series.shape:
+                    raise ValueError("pages are missing")
             native = _native(file)
+    except ImageFileError:
+        raise
     except _DAMAGE as error:
         if "imagecodecs" in str(error):
             raise ImageFileError(
@@ -93,18 +109,20 @@ def read_tiff(path: Path) -> ImageFile:
         ) from error
     if data.dtype.kind not in "biuf":
         raise ImageFileError(f"{path} holds {data.dtype} numbers: convert it to real ones.")
-    data, axes = _name_axes(data, axes, path)
-    sizes, unit = _spacing(native)
+    data, axes = _name_axes(in_native_order(data), axes, path)
+    sizes, unit, note = _spacing(native)
+    notes += [f"{path.name}: {note}"] if note else []
     return ImageFile(
-        path=path,
+        path=path if number is None else path.with_name(f"{path.name}{SERIES_MARK}{number}"),
         format="tiff",
-        suffix=next(suffix for suffix in TIFF_SUFFIXES if path.name.lower().endswith(suffix)),
+        suffix=next((suffix for suffix in TIFF_SUFFIXES if path.name.lower().endswith(suffix)), TIFF_SUFFIXES[0]),
         axes=axes,
         shape=data.shape,
         spacing=tuple(sizes.get(letter, 1.0) for letter in axes if letter != "C"),
         unit=unit,
         native=native,
         data=data,
+        notes=tuple(notes),
     )
 
 
@@ -145,6 +163,8 @@ def encode_tiff(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid) ->
         options["metadata"] |= {key: _in_ascii(value) for key, value in native.imagej.items()}
     elif native.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):
         options["ome"] = True
+        if array.dtype.kind in "iu" and array.dtype.itemsize == 8:  # OME has no such integers; doubles are as exact
+            array = array.astype(np.float64)
         options["metadata"] |= native.ome or _ome_sizes(grid)
     tifffile.imwrite(file, np.ascontiguousarray(array), **options)
 
@@ -191,7 +211,8 @@ def _native(file: tifffile.TiffFile) -> TiffNative:
     x, y = tags.get("XResolution"), tags.get("YResolution")
     resolution = None if x is None or y is None else (tuple(x.value), tuple(y.value))
     unit = tags.get("ResolutionUnit")
-    imagej = {key: value for key, value in (file.imagej_metadata or {}).items() if key in ("unit", "spacing")}
+    kept = ("unit", "yunit", "zunit", "spacing")
+    imagej = {key: value for key, value in (file.imagej_metadata or {}).items() if key in kept}
     ome: dict[str, Any] = {}
     if file.is_ome and file.ome_metadata:
         pixels = ElementTree.fromstring(file.ome_metadata).find(".//{*}Pixels")
@@ -207,47 +228,82 @@ def _native(file: tifffile.TiffFile) -> TiffNative:
     )
 
 
-def _spacing(native: TiffNative) -> tuple[dict[str, float], str]:
-    """Spacing by axis letter, and its unit."""
+def _spacing(native: TiffNative) -> tuple[dict[str, float], str, str]:
+    """Spacing by axis letter, its unit, and what a person should know of both."""
     if native.ome:
-        # Each axis may have its own unit; the one of X is taken for all where they agree.
-        units = {axis: str(native.ome.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XYZ"}
-        sizes = {axis: native.ome[f"PhysicalSize{axis}"] for axis in "XYZ" if f"PhysicalSize{axis}" in native.ome}
-        unit = _unit(units["X"])
-        known = all(_unit(units[axis]) == unit for axis in sizes)
-        return (_positive(sizes), unit) if known else ({}, "pixel")
+        sizes = {axis: native.ome[f"PhysicalSize{axis}"] for axis in "ZYX" if f"PhysicalSize{axis}" in native.ome}
+        return _in_one_unit(sizes, {axis: str(native.ome.get(f"PhysicalSize{axis}Unit", "um")) for axis in sizes})
     sizes = {}
     if native.resolution is not None:
         for axis, (numerator, denominator) in zip("XY", native.resolution, strict=True):
             sizes[axis] = denominator / numerator if numerator else 0.0
     if native.flavour == "imagej":
-        unit = _unit(str(native.imagej.get("unit", "")))
-        if unit != "pixel":
-            return _positive({**sizes, "Z": float(native.imagej.get("spacing", 1.0))}), unit
-        return _positive({"Z": float(native.imagej.get("spacing", 1.0))}), "pixel"
+        unit = str(native.imagej.get("unit", ""))
+        units = {"Z": str(native.imagej.get("zunit", unit)), "Y": str(native.imagej.get("yunit", unit)), "X": unit}
+        between = {"Z": float(native.imagej.get("spacing", 1.0))}
+        if unit_name(unit) == "pixel":  # its resolution is what a printer would need
+            return _in_one_unit(between, {"Z": "pixel"})
+        sizes = between | {axis: sizes[axis] for axis in "YX" if axis in sizes}
+        return _in_one_unit(sizes, {axis: units[axis] for axis in sizes})
     if native.flavour == "plain" and native.resolution_unit == _CENTIMETRE:
-        return _positive({axis: 10 * size for axis, size in sizes.items()}), "mm"
-    return {}, "pixel"
+        return _in_one_unit({axis: 10 * size for axis, size in sizes.items()}, dict.fromkeys(sizes, "mm"))
+    return {}, "pixel", ""
 
 
-def _positive(sizes: dict[str, float]) -> dict[str, float]:
-    return {axis: size for axis, size in sizes.items() if math.isfinite(size) and size > 0}
+def _in_one_unit(sizes: dict[str, float], units: dict[str, str]) -> tuple[dict[str, float], str, str]:
+    """Sizes in the unit of the last axis, that unit, and what a person should know of it."""
+    factors, unit, note = in_one_unit(list(units.values()))
+    notes = [note] if note else []
+    if any(size < 0 for size in sizes.values()):
+        notes.append("A negative spacing is taken as the distance that it is.")
+    found = {axis: abs(size) * factor for (axis, size), factor in zip(sizes.items(), factors, strict=True)}
+    usable = {axis: size for axis, size in found.items() if math.isfinite(size) and size > 0}
+    return usable, unit, " ".join(notes)
 
 
-def _unit(name: str) -> str:
-    """One spelling for each unit that napari and we know; others become pixels."""
-    name = name.replace("\\u00B5", "µ").strip().lower()
-    name = _UNIT_NAMES.get(name, name)
-    return name if name in _UNITS else "pixel"
+def _check_parts(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse an OME image whose other files are missing: tifffile gives their slices as zeros."""
+    if not (file.is_ome and file.ome_metadata):
+        return
+    nodes = ElementTree.fromstring(file.ome_metadata).iterfind(".//{*}UUID[@FileName]")
+    named = {str(node.get("FileName")) for node in nodes}
+    missing = sorted(name for name in named if name != path.name and not (path.parent / name).exists())
+    renamed = path.name not in named and len(named) == 1  # a file that lies alone under another name is whole
+    if missing and not renamed:
+        raise ImageFileError(
+            f"{path} is one of {len(named)} files of an image, and {missing[0]} is missing beside it: copy all of them."
+        )
 
 
-def _lazy(path: Path, series: tifffile.TiffPageSeries) -> Any:
+def _is_paged(file: tifffile.TiffFile) -> bool:
+    """Whether a file's images are pages of one stack that was written page by page."""
+    first = file.series[0]
+    alike = all(series.shape == first.shape and series.dtype == first.dtype for series in file.series)
+    return len(file.series) > 1 and alike and first.axes in ("YX", "YXS") and not (file.is_ome or file.is_imagej)
+
+
+def _chosen(file: tifffile.TiffFile, path: Path, number: int | None) -> tuple[int, str]:
+    """Which image of the file is read, and what there is to say of the others."""
+    images = file.series
+    if number is not None:
+        if not 0 <= number < len(images):
+            raise ImageFileError(f"{path} holds images 0 to {len(images) - 1}: there is no image {number}.")
+        return number, ""
+    largest = max(range(len(images)), key=lambda i: images[i].size)
+    if len(images) == 1:
+        return largest, ""
+    others = ", ".join(f"{path.name}{SERIES_MARK}{i}" for i in range(len(images)) if i != largest)
+    shape = " x ".join(map(str, images[largest].shape))
+    return largest, f"{path} holds {len(images)} images, the largest ({shape}) is taken: name another as {others}."
+
+
+def _lazy(path: Path, series: tifffile.TiffPageSeries, index: int) -> Any:
     """The array on the disk: mapped into memory where its bytes lie there as they are, else decoded page by page."""
     if series.dataoffset is not None:
-        return tifffile.memmap(path, series=0, mode="r")
+        return tifffile.memmap(path, series=index, mode="r")
     import zarr
 
-    store = tifffile.imread(path, aszarr=True, series=0)
+    store = tifffile.imread(path, aszarr=True, series=index)
     array = zarr.open(store, mode="r")
     if isinstance(array, zarr.Group):  # the first of several levels is the whole image
         array = array["0"]
@@ -275,7 +331,7 @@ def _ome_sizes(grid: FileGrid) -> dict[str, Any]:
     """OME's physical sizes for a grid that came without them."""
     if grid.unit == "pixel":
         return {}
-    unit = {"um": "µm"}.get(grid.unit, grid.unit)
+    unit = {"um": "µm", "angstrom": "Å", "inch": "in"}.get(grid.unit, grid.unit)
     sizes = dict(zip(grid.stack_axes, grid.spacing, strict=True))
     metadata: dict[str, Any] = {f"PhysicalSize{axis}": sizes[axis] for axis in "XYZ" if axis in sizes}
     return metadata | {f"{key}Unit": unit for key in metadata}

@@ -119,6 +119,9 @@ def load_volume(
     painted, given = (None if file is None else to_slices(file.labels, axis) for file in files)
     if (other := files[1]) is not None and forget and other.turn.is_none:  # a file is read again as it lies
         given = to_slices(_forgotten(other.labels, "labels"), axis)
+    notes = [*image.notes, axis_note]
+    for file in files:
+        notes += [*file.labels.notes, file.note] if file is not None else []
     labels = np.zeros(shape, dtype=np.uint8 if painted is None else painted.dtype)
     if painted is not None:  # pages of zeros that nobody writes to take no memory
         for z in np.flatnonzero(marks).tolist():
@@ -137,7 +140,7 @@ def load_volume(
         grid=image.grid,
         slice_axis=axis,
         label_values={} if painted is None else _label_values(painted, marks, image.name),
-        notes=tuple(dict.fromkeys(filter(None, (axis_note, *(file.note for file in files if file is not None))))),
+        notes=tuple(dict.fromkeys(filter(None, notes))),
     )
 
 

@@ -13,12 +13,21 @@ import numpy as np
 
 from napari_mlbseg.io.array_view import ArrayView, plain_dtype
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
+from napari_mlbseg.io.units import in_one_unit, is_length, word_of
 
-__all__ = ["ZARR_SUFFIXES", "ZarrNative", "new_zarr_grid", "ome_metadata", "read_zarr", "write_zarr", "zarr_array"]
+__all__ = [
+    "ZARR_SUFFIXES",
+    "ZarrNative",
+    "is_zarr",
+    "new_zarr_grid",
+    "ome_metadata",
+    "read_zarr",
+    "write_zarr",
+    "zarr_array",
+]
 
 ZARR_SUFFIXES = (".ome.zarr", ".zarr")
 
-_UNITS = {"nanometer": "nm", "micrometer": "um", "millimeter": "mm", "centimeter": "cm", "meter": "m", "inch": "inch"}
 _LETTERS = "TCZYX"
 _CHUNK = 512  # rows and columns of what is written, at most
 
@@ -51,19 +60,22 @@ def read_zarr(path: Path) -> ImageFile:
     Parameters
     ----------
     path : Path
-        A folder: the array itself, a group that holds one array, or an OME-Zarr image.
+        A folder: the array itself, a group that holds one array or image (as bioformats2raw and OME's groups of labels
+        do), or an OME-Zarr image.
 
     Raises
     ------
     ImageFileError
-        If it is none of these, has several time points, or holds no real numbers.
+        If it is none of these, has several time points and slices, or holds no real numbers.
     """
     import zarr
 
     try:
-        node = zarr.open(path, mode="r")
+        node, notes = _only_image(zarr.open(path, mode="r"), path)
         described = None if isinstance(node, zarr.Array) else _multiscale(node.attrs)
-        arrays, axes, scale, translation, unit = _plain(node) if described is None else _ome(node, described)
+        opened = _plain(node, path) if described is None else _ome(node, described)
+        arrays, axes, scale, translation, unit, note = opened
+        notes += [f"{path.name}: {note}"] if note else []
     except ImageFileError:
         raise
     except (OSError, KeyError, ValueError, TypeError, LookupError) as error:
@@ -73,18 +85,21 @@ def read_zarr(path: Path) -> ImageFile:
     if np.dtype(arrays[0].dtype).kind not in "biuf":
         raise ImageFileError(f"{path} holds {arrays[0].dtype} numbers: convert it to real ones.")
     fixed = {axis: 0 for axis, n in enumerate(arrays[0].shape) if n == 1 and axes[axis] not in "YX"}
-    if "T" in axes and axes.index("T") not in fixed:
+    is_movie = "T" in axes and axes.index("T") not in fixed
+    if is_movie and "Z" in axes and axes.index("Z") not in fixed:
         raise ImageFileError(f"{path} has {arrays[0].shape[axes.index('T')]} time points: choose one first.")
+    if any(step < 0 for step in scale):
+        notes.append(f"{path.name}: A negative spacing is taken as the distance that it is.")
     levels = tuple(ArrayView(array, fixed=fixed) for array in arrays)
     kept = [axis for axis in range(len(axes)) if axis not in fixed]
     in_space = [axis for axis in kept if axes[axis] != "C"]
     return ImageFile(
         path=path,
         format="zarr",
-        suffix=next(suffix for suffix in (*ZARR_SUFFIXES, "") if path.name.lower().endswith(suffix)),
+        suffix=next((suffix for suffix in ZARR_SUFFIXES if path.name.lower().endswith(suffix)), ZARR_SUFFIXES[-1]),
         axes="".join(axes[axis] for axis in kept),
         shape=levels[0].shape,
-        spacing=tuple(scale[axis] for axis in in_space),
+        spacing=tuple(abs(scale[axis]) or 1.0 for axis in in_space),
         unit=unit,
         native=ZarrNative(
             array=os.path.relpath(_place(arrays[0]), path),
@@ -93,7 +108,13 @@ def read_zarr(path: Path) -> ImageFile:
             is_ome=described is not None,
         ),
         data=levels[0],
+        notes=tuple(notes),
     )
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr array or group, whatever its name."""
+    return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def zarr_array(array: Any) -> tuple[Path, Any] | None:
@@ -180,7 +201,26 @@ def _place(array: Any) -> Path:
     return (Path(array.store.root) / array.path).absolute()
 
 
-_Opened = tuple[Sequence[Any], str, Sequence[float], Sequence[float], str]  # levels, axes, scale, translation, unit
+# levels, axes, scale, translation, unit, note
+_Opened = tuple[Sequence[Any], str, Sequence[float], Sequence[float], str, str]
+
+
+def _only_image(node: Any, path: Path) -> tuple[Any, list[str]]:
+    """The array or image that a folder is, or the first one in a folder of several, and what there is to say of it."""
+    import zarr
+
+    if isinstance(node, zarr.Array) or _multiscale(node.attrs) is not None:
+        return node, []
+    images = sorted(name for name, group in node.groups() if _multiscale(group.attrs) is not None)
+    if not images:
+        return node, []
+    layout = node.attrs.get("ome", node.attrs).get("bioformats2raw.layout")
+    if len(images) > 1 and layout is None:
+        listed = ", ".join(str(path / name) for name in images)
+        raise ImageFileError(f"{path} holds {len(images)} images: give the folder of one, {listed}.")
+    others = ", ".join(str(path / name) for name in images[1:])
+    said = f"{path} holds {len(images)} images, the first is taken: name another as {others}." if others else ""
+    return node[images[0]], [said] if said else []
 
 
 def _multiscale(attributes: Mapping[str, Any]) -> Any | None:
@@ -204,27 +244,30 @@ def _ome(group: Any, image: Mapping[str, Any]) -> _Opened:
             scale, translation = scale * step["scale"], translation * step["scale"]
         elif step["type"] == "translation":
             translation = translation + step["translation"]
-    units = [_UNITS.get(axis.get("unit", ""), "pixel") for axis in described if isinstance(axis, dict)]
-    in_space = [unit for unit, name in zip(units, names, strict=False) if name.upper() in "ZYX"]
-    unit = in_space[-1] if in_space and len(set(in_space)) == 1 else "pixel"
-    return arrays, _checked("".join(name[0].upper() for name in names), n), scale.tolist(), translation.tolist(), unit
+    axes = _checked("".join(name[0].upper() for name in names), n)
+    in_space = [axis for axis, letter in enumerate(axes) if letter in "ZYX"]
+    written = [axis.get("unit", "") if isinstance(axis, dict) else "" for axis in described]
+    factors, unit, note = in_one_unit([str(written[axis]) for axis in in_space])
+    scale[in_space] *= factors
+    translation[in_space] *= factors
+    return arrays, axes, scale.tolist(), translation.tolist(), unit, note
 
 
-def _plain(node: Any) -> _Opened:
+def _plain(node: Any, path: Path) -> _Opened:
     """A zarr array, or the only one of a group."""
     import zarr
 
     arrays = [node] if isinstance(node, zarr.Array) else [array for _, array in node.arrays()]
     if len(arrays) != 1:
-        raise ImageFileError(
-            f"{node.store_path} holds {len(arrays)} arrays and no OME-Zarr image: give the folder of one array."
-        )
+        listed = ", ".join(str(path / array.basename) for array in sorted(arrays, key=lambda array: array.basename))
+        advice = f"give the folder of one array, {listed}" if arrays else "give the folder of an array or of an image"
+        raise ImageFileError(f"{path} holds {len(arrays)} arrays and no OME-Zarr image: {advice}.")
     n = arrays[0].ndim
     names: Any = arrays[0].metadata.to_dict().get("dimension_names") or arrays[0].attrs.get("_ARRAY_DIMENSIONS")
     letters = "".join(str(name)[:1].upper() for name in names) if names and None not in names else ""
     known = len(set(letters)) == n and set(letters) <= set(_LETTERS)
     axes = letters if known else {4: "ZCYX"}.get(n, _LETTERS[-n:] if n <= len(_LETTERS) else "")
-    return arrays, _checked(axes, n), [1.0] * n, [0.0] * n, "pixel"
+    return arrays, _checked(axes, n), [1.0] * n, [0.0] * n, "pixel", ""
 
 
 def _checked(axes: str, n: int) -> str:
@@ -237,12 +280,11 @@ def _checked(axes: str, n: int) -> str:
 
 def ome_metadata(name: str, axes: str, grid: FileGrid) -> dict[str, Any]:
     """What describes an array with `axes` in the space of `grid` as an OME-Zarr image of one level."""
-    words = {short: long for long, short in _UNITS.items()}
     spacing = dict(zip(grid.stack_axes, grid.spacing, strict=True))
     native = grid.native
     moved = native.translation if isinstance(native, ZarrNative) else (0.0,) * len(grid.stack_axes)
     translation = dict(zip(grid.stack_axes, moved, strict=True))
-    unit = {"unit": words[grid.unit]} if grid.unit in words else {}
+    unit = {"unit": word_of(grid.unit)} if is_length(grid.unit) else {}
     kinds = {"C": {"type": "channel"}, "T": {"type": "time"}}
     steps = [
         {"type": "scale", "scale": [spacing.get(letter, 1.0) for letter in axes]},

@@ -74,10 +74,10 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(image, tmp_path, monkeypatch
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_label_numbers_beyond_32_bits_are_refused(image, tmp_path, monkeypatch):
+def test_label_numbers_beyond_63_bits_are_refused(image, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAPPED_BYTES", 0)
-    labels = np.zeros(SHAPE, np.int64)
-    labels[-1, 0, 0] = 2**40
+    labels = np.zeros(SHAPE, np.uint64)
+    labels[-1, 0, 0] = 2**63
     with pytest.raises(ImageFileError, match="renumber"):
         write_result(tmp_path / "result", ArrayView(Slices(labels)), image, 0)
 
