@@ -32,6 +32,7 @@ from napari_mlbseg.cli_inputs import (
     writable_folder,
 )
 from napari_mlbseg.config import TrainingConfig
+from napari_mlbseg.io.image_file import split_series
 from napari_mlbseg.io.study import StudyRow, study_rows
 from napari_mlbseg.io.volumes import (
     PREDICTED_FILES,
@@ -204,7 +205,7 @@ class _Study:
 
     def _facts(self, item: _Item) -> dict[str, Any]:
         """What a prediction was made from."""
-        stat, axis = item.image.stat(), self._model.slice_axis
+        stat, axis = split_series(item.image)[0].stat(), self._model.slice_axis
         return {
             "image": str(item.image),
             "bytes": stat.st_size,

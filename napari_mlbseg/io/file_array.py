@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from napari_mlbseg.io.array_view import is_on_disk, plain_dtype
+from napari_mlbseg.io.image_file import split_series
 
 __all__ = ["FileArray", "FileSource"]
 
@@ -56,7 +57,7 @@ class FileSource(BaseModel):
     @classmethod
     def of(cls, path: Path, part: Part, data: Any, channel: int | None = None) -> FileSource:
         """The source of an array that was just read from a file."""
-        status = path.stat()
+        status = split_series(path)[0].stat()
         in_parts = is_on_disk(data)
         return cls(
             path=str(path.absolute()),

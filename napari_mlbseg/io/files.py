@@ -14,7 +14,15 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_on_disk
-from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError, compact, from_slices
+from napari_mlbseg.io.image_file import (
+    SERIES_MARK,
+    FileGrid,
+    ImageFile,
+    ImageFileError,
+    compact,
+    from_slices,
+    split_series,
+)
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, encode_nifti, is_nifti, read_nifti, write_nifti
 from napari_mlbseg.io.spooling import write_spooled
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, encode_tiff, read_tiff, write_tiff
@@ -51,7 +59,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     ImageFileError
         If the file is missing, of another format, truncated or damaged: one sentence that says what to do.
     """
-    path, number = _named_image(Path(path))
+    path, number = split_series(Path(path))
     if not path.exists():
         raise ImageFileError(f"{path} does not exist: check its name.")
     try:
@@ -112,16 +120,8 @@ class _WholeNumbers:
 
 def is_image_path(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of an image that may be read: of a file by its suffix, of a folder by what it holds."""
-    file, _ = _named_image(Path(path))
+    file, _ = split_series(Path(path))
     return is_zarr(file) or (file.is_file() and has_known_suffix(file))
-
-
-def _named_image(path: Path) -> tuple[Path, int | None]:
-    """A file, and which of its images is meant."""
-    name, mark, number = path.name.rpartition(SERIES_MARK)
-    if mark and number.isdigit() and not path.exists():
-        return path.with_name(name), int(number)
-    return path, None
 
 
 def _format_of(path: Path) -> Literal["nifti", "tiff", "zarr"] | None:

@@ -24,6 +24,7 @@ __all__ = [
     "has_clear_slice_axis",
     "layer_axis",
     "slice_spacing",
+    "split_series",
     "to_slices",
     "write_file_atomically",
 ]
@@ -122,6 +123,12 @@ class ImageFile(FileGrid):
     def grid(self) -> FileGrid:
         """All but the array."""
         return FileGrid(**{field.name: getattr(self, field.name) for field in fields(FileGrid)})
+
+
+def split_series(path: Path) -> tuple[Path, int | None]:
+    """A file, and which of its images is meant: ``stack.tif#1`` is image 1 of stack.tif, unless a file is called so."""
+    name, mark, number = path.name.rpartition(SERIES_MARK)
+    return (path.with_name(name), int(number)) if mark and number.isdigit() and not path.exists() else (path, None)
 
 
 def default_slice_axis(grid: FileGrid) -> int:

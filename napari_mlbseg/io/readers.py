@@ -173,7 +173,7 @@ def _looks_like_labels(image: ImageFile) -> bool:
     if image.data.dtype.kind == "b":
         return True
     if image.data.dtype.kind == "f":
-        return bool(_LABEL_NAME.search(image.name.lower())) and not is_on_disk(image.data)
+        return bool(_LABEL_NAME.search(image.name.lower()))
     if image.data.nbytes > MAPPED_BYTES:
         sample = _sampled(image.data)
         return bool(_LABEL_NAME.search(image.name.lower())) and int(sample.min()) >= 0

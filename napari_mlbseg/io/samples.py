@@ -12,16 +12,22 @@ from napari_mlbseg.io.readers import LayerData
 
 __all__ = ["mni152", "phantom"]
 
+#: Of the phantom: slices are thicker than their pixels are wide, so that there is no doubt along which axis they lie.
+_SHAPE = (44, 112, 128)
+
+#: In a layer's metadata: a reference to compare with, which nobody paints on or trains on.
+REFERENCE: dict[str, Any] = {"napari_mlbseg": {"reference": True}}
+
 _PRESENT = 0.5  # share of a tissue in a voxel from which on the voxel counts as that tissue
 
 
 def phantom() -> list[LayerData]:
     """The left-atrium phantom: an image, and the true left atrium as a hidden Labels layer."""
-    made = make_phantom()
+    made = make_phantom(_SHAPE)
     geometry: dict[str, Any] = {"scale": made.spacing, "units": ["mm"] * 3, "axis_labels": ["z", "y", "x"]}
     return [
         (made.image, {"name": "phantom", "colormap": "gray", **geometry}, "image"),
-        (made.labels, {"name": "phantom truth", "visible": False, **geometry}, "labels"),
+        (made.labels, {"name": "phantom truth", "visible": False, "metadata": dict(REFERENCE), **geometry}, "labels"),
     ]
 
 
@@ -53,5 +59,5 @@ def mni152() -> list[LayerData]:
     image = np.asarray(template.dataobj, dtype=np.float32)
     return [
         (image.T, {"name": "MNI152", "colormap": "gray", **geometry}, "image"),
-        (labels.T, {"name": "MNI152 tissues", "visible": False, **geometry}, "labels"),
+        (labels.T, {"name": "MNI152 tissues", "visible": False, "metadata": dict(REFERENCE), **geometry}, "labels"),
     ]

@@ -59,7 +59,8 @@ class SegmentationSession(TrainedVolumes):
 
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
-        return self._shelf.suggestions(self._volumes[name], self.painted_slices(name) - self.accepted_slices(name))
+        painted = self.painted_slices(name)
+        return self._shelf.suggestions(self._volumes[name], painted - self.accepted_slices(name), painted)
 
     def removed_annotations(self, name: str) -> list[RemovedAnnotation]:
         """Annotations of a volume's image that are part of the session no more, the one that went last at the end."""

@@ -77,22 +77,28 @@ class RoundShelf:
                 return past, known
         return None, {}
 
-    def suggestions(self, volume: AnnotatedVolume, begun: Collection[int]) -> Sequence[Suggestion]:
-        """Which slices of a volume to annotate next, best first; on those `begun`, somebody began to paint."""
+    def suggestions(
+        self, volume: AnnotatedVolume, begun: Collection[int], painted: Collection[int]
+    ) -> Sequence[Suggestion]:
+        """Which slices of a volume to annotate next, best first.
+
+        On those `begun`, somebody began to paint; on all those `painted`, something is painted, clean or accepted too.
+        """
         past, known = self.statistics_of(volume)
         marks = volume.marks
-        sets = [frozenset(slices) for slices in (marks.clean, marks.skipped, marks.rejected, begun)]
+        sets = [frozenset(slices) for slices in (marks.clean, marks.skipped, marks.rejected, begun, painted)]
         revision = (past.number, past.revision) if past is not None else ()
         asked = (volume.uid, volume.n_slices, volume.independent_slices, *sets, revision)
         if self._ranked is None or self._ranked[0] != asked:  # several panels ask, and more often than it changes
-            clean, skipped, rejected, painted = sets
+            clean, skipped, rejected, started, structure = sets
             ranked = rank_slices(
                 volume.n_slices,
                 clean,
                 known,
                 skipped=skipped,
                 rejected=rejected,
-                painted=painted,
+                painted=started,
+                structure=structure,
                 independent_slices=volume.independent_slices,
             )
             self._ranked = asked, ranked

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_mlbseg.io.image_file import split_series
 from napari_mlbseg.jobs.arrays import create_array, open_array
 from napari_mlbseg.jobs.folder import JobFolder, write_atomically
 from napari_mlbseg.session.lock import LOCK_FILES, SessionLock
@@ -245,6 +246,7 @@ def folder_bytes(path: Path) -> int:
 def content_hash(path: Path) -> str:
     """Fingerprint of a file, or of a folder's names and sizes: of a large file, its size and pieces spread over it."""
     digest = hashlib.blake2b(digest_size=16)
+    path, _ = split_series(path)
     if path.is_dir():
         for root, folders, names in os.walk(path):
             folders.sort()

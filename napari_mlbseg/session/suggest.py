@@ -17,6 +17,7 @@ from napari_mlbseg.events import Event, Preview
 
 __all__ = ["Suggestion", "latest_statistics", "rank_slices", "take_statistics"]
 
+_BESIDE = 2  # slices before the first and behind the last that shows something, which may show it too
 _PLANNED = 16  # suggestions of a kind that take account of those before them; the rest follow by what is left
 
 _NONE_CLEAN = "No slice is clean yet: begin in the middle."
@@ -91,12 +92,14 @@ def rank_slices(
     skipped: Collection[int] = (),
     rejected: Collection[int] = (),
     painted: Collection[int] = (),
+    structure: Collection[int] = (),
     independent_slices: bool = False,
 ) -> list[Suggestion]:
     """Slices that could be annotated next, best first.
 
-    Slices whose prediction was rejected come first, then those on which painting began, then all others. Among the
-    first ones, each takes account of the ones before it: two neighbours are not both suggested early.
+    Slices whose prediction was rejected come first, then those on which painting began, then all others that show the
+    structure or lie beside it, and last what lies farther outside. Among the first ones, each takes account of the ones
+    before it: two neighbours are not both suggested early.
 
     Parameters
     ----------
@@ -114,6 +117,9 @@ def rank_slices(
         Slices whose prediction the user found wrong.
     painted : collection of int
         Slices on which the user began to paint but which are not marked clean.
+    structure : collection of int
+        Slices on which something is painted, clean or not; beside these, what is predicted to show something counts.
+        Without any, nothing is known to lie outside.
     independent_slices : bool
         The slices are unrelated images: what is known of one says nothing of its neighbours.
 
@@ -126,18 +132,33 @@ def rank_slices(
     ValueError
         If a slice lies outside the stack, or a statistic has another length.
     """
-    groups = {"clean": clean, "skipped": skipped, "rejected": rejected, "painted": painted}
+    groups = {"clean": clean, "skipped": skipped, "rejected": rejected, "painted": painted, "structure": structure}
     _check(n_slices, groups, statistics)
     uncertainty = _filled(statistics.get("uncertainty"))
     reasons = _Reasons(n_slices, clean, {} if uncertainty is None else statistics, independent_slices)
     plan = _Plan(n_slices, {*clean, *skipped}, uncertainty, independent_slices)
     left = ~_mask(n_slices, {*clean, *skipped})
     ranking: list[Suggestion] = []
-    for kind, because in ((rejected, _REJECTED), (painted, _PAINTED), (range(n_slices), "")):
+    near = range(n_slices) if independent_slices else _near(n_slices, structure, statistics.get("foreground"))
+    for kind, because in ((rejected, _REJECTED), (painted, _PAINTED), (near, ""), (range(n_slices), "")):
         wanted = left & _mask(n_slices, kind)
         ranking += [Suggestion(z, score, because or reasons[z]) for z, score in plan.ordered(wanted)]
         left &= ~wanted
     return ranking
+
+
+def _near(n_slices: int, structure: Collection[int], foreground: np.ndarray | None) -> range:
+    """Slices from the first to the last that shows something, and as many beside them as lie between two of those.
+
+    All slices, where it is not known what they show.
+    """
+    if not structure:
+        return range(n_slices)
+    predicted = () if foreground is None else np.flatnonzero(np.nan_to_num(foreground) > 0).tolist()
+    shown = sorted({*structure, *predicted})
+    gaps = np.diff(shown)
+    beside = max(_BESIDE, int(np.median(gaps)) // 2) if len(gaps) else max(_BESIDE, n_slices // 20)
+    return range(max(0, shown[0] - beside), min(n_slices, shown[-1] + beside + 1))
 
 
 class _Plan:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from skimage.draw import polygon2mask
 
+from napari_mlbseg.viewer.binding import unit_factors
+
 if TYPE_CHECKING:
     from napari.layers import Labels, Shapes
 
@@ -178,7 +180,8 @@ def _slice_index(slice_axis: int, z: int) -> tuple[object, ...]:
 
 def _in_data(shapes: Shapes, annotation: Labels, corners: np.ndarray) -> np.ndarray:
     """Corners of a shape in the voxels of the annotation, (n, 3)."""
-    world = [shapes.data_to_world(corner) for corner in corners]
+    factors = unit_factors(shapes.units[-3:], annotation.units[-3:])
+    world = [np.asarray(shapes.data_to_world(corner))[-3:] * factors for corner in corners]
     return np.array([annotation.world_to_data(point)[-3:] for point in world])
 
 

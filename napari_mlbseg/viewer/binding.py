@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
+import pint
 from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
 
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
-from napari_mlbseg.io.image_file import FileGrid, ImageFileError, has_clear_slice_axis, layer_axis
+from napari_mlbseg.io.image_file import FileGrid, ImageFileError, has_clear_slice_axis, layer_axis, split_series
 from napari_mlbseg.io.image_file import default_slice_axis as file_slice_axis
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.jobs.arrays import local_path
@@ -46,9 +48,12 @@ __all__ = [
     "show_slice",
     "shows",
     "spatial_shape",
+    "to_data",
+    "to_world",
     "transform_from",
     "transform_of",
     "turn_view",
+    "unit_factors",
     "turned_onto",
     "voxel_spacing",
 ]
@@ -122,7 +127,7 @@ class VolumeBinding:
             slice_axis=axis,
             channel_axis=len(shape) if image.rgb else None,
             spacing=_three(voxel_spacing(image)),
-            unit=str(image.units[axis]),
+            unit=str(image.units[-1]),
             marks=self.marks.setdefault(axis, SliceMarks()),
             initial_labels=self.given if self.initial_labels is None else pixels_of(self.initial_labels),
             independent_slices=independent,
@@ -204,7 +209,7 @@ def image_source(image: Image) -> ImageSource | None:
         return ImageSource("zarr", path)
     entry = _file_entry(image)
     read = _as_read(image)
-    if read is not None and Path(entry["grid"].path).exists():
+    if read is not None and split_series(Path(entry["grid"].path))[0].exists():
         return ImageSource("file", Path(entry["grid"].path).absolute(), entry.get("channel"), read.digest)
     return None
 
@@ -311,8 +316,12 @@ def matching_pyramid(image: Image, viewer: Viewer) -> Labels | None:
 
 
 def is_result(layer: Layer) -> bool:
-    """Whether a layer holds our results: such a layer is never offered as an image or annotation; a copy of it is."""
-    return layer in _RESULTS
+    """Whether a layer holds our results, or a sample's truth: it is never offered as an image or annotation.
+
+    A copy of a result is a person's.
+    """
+    entry = layer.metadata.get(FILE_KEY)
+    return layer in _RESULTS or (isinstance(entry, dict) and "reference" in entry)
 
 
 def make_result(layer: Layer, **origin: Any) -> None:
@@ -322,9 +331,14 @@ def make_result(layer: Layer, **origin: Any) -> None:
 
 
 def voxel_spacing(layer: Layer) -> tuple[float, ...]:
-    """Distance in the world of neighbouring voxels along each axis, with every transform of the layer in it."""
+    """Distance in the world of neighbouring voxels along each axis, with every transform of the layer in it.
+
+    In the unit of the layer's last axis, where the others' are lengths too.
+    """
     origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
-    return tuple(float(np.linalg.norm(np.asarray(layer.data_to_world(step)) - origin)) for step in np.eye(layer.ndim))
+    factors = unit_factors(layer.units, (layer.units[-1],) * layer.ndim)
+    steps = [np.asarray(layer.data_to_world(step)) - origin for step in np.eye(layer.ndim)]
+    return tuple(float(np.linalg.norm(step * factors)) for step in steps)
 
 
 def default_slice_axis(image: Image, viewer: Viewer) -> int:
@@ -354,12 +368,46 @@ def axis_name(layer: Layer, axis: int) -> str:
     return f"axis {axis}" if label.lstrip("-").isdigit() or label.startswith("axis ") else f"{label} (axis {axis})"
 
 
+def to_data(viewer: Viewer, layer: Layer, point: Sequence[float]) -> np.ndarray:
+    """Voxel of a layer at a point of the viewer's world, such as that of the sliders or the cursor, (layer.ndim,).
+
+    The viewer counts in the smallest unit of all layers (napari 0.9); a layer's own transform, in that of the layer.
+    """
+    here = np.zeros(layer.ndim)  # a viewer that loses its layers has fewer axes for a moment
+    known = np.asarray(point, dtype=float)[-layer.ndim :]
+    here[layer.ndim - len(known) :] = known
+    return np.asarray(layer.world_to_data(here * _factors(viewer, layer)), dtype=float)
+
+
+def to_world(viewer: Viewer, layer: Layer, position: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Point of the viewer's world at a voxel of a layer, (layer.ndim,): the inverse of `to_data`."""
+    return np.asarray(layer.data_to_world(position), dtype=float) / _factors(viewer, layer)
+
+
+def _factors(viewer: Viewer, layer: Layer) -> np.ndarray:
+    """How many of a layer's units one of the viewer's is, along each of the layer's axes."""
+    units = getattr(viewer.dims, "units", None)  # napari 0.8 does not convert, nor 0.9 what is no length beside one
+    if units is None or len(units) < layer.ndim:
+        return np.ones(layer.ndim)
+    return unit_factors(units[-layer.ndim :], layer.units)
+
+
+def unit_factors(units: Sequence[pint.Unit], to: Sequence[pint.Unit]) -> np.ndarray:
+    """How many of `to` one of `units` is, for each axis; 1 where they cannot be compared."""
+    return np.array([_factor(a, b) for a, b in zip(units, to, strict=True)])
+
+
+def _factor(unit: pint.Unit, to: pint.Unit) -> float:
+    quantity = pint.get_application_registry().Quantity
+    return float(quantity(1, unit).to(to).magnitude) if unit.dimensionality == to.dimensionality else 1.0
+
+
 def current_slice(viewer: Viewer, layer: Layer, slice_axis: int) -> int | None:
     """Slice of `layer` that is in view, or None if the view is along another axis or outside the stack."""
     world_axis = viewer.dims.ndim - layer.ndim + slice_axis
-    if slice_axis >= layer.ndim or world_axis in viewer.dims.displayed:
+    if slice_axis >= layer.ndim or world_axis < 0 or world_axis in viewer.dims.displayed:
         return None
-    position = np.asarray(layer.world_to_data(viewer.dims.point))
+    position = to_data(viewer, layer, viewer.dims.point)
     z = int(np.round(position[slice_axis]))
     return z if 0 <= z < spatial_shape(layer)[slice_axis] else None
 
@@ -367,10 +415,10 @@ def current_slice(viewer: Viewer, layer: Layer, slice_axis: int) -> int | None:
 def show_slice(viewer: Viewer, layer: Layer, slice_axis: int, z: int) -> None:
     """Scroll the viewer to slice `z` of `layer`, turning the view if it lies along another axis."""
     turn_view(viewer, layer, slice_axis)
-    position = np.asarray(layer.world_to_data(viewer.dims.point), dtype=float)
+    position = to_data(viewer, layer, viewer.dims.point)
     position[slice_axis] = z
     world_axis = viewer.dims.ndim - layer.ndim + slice_axis
-    viewer.dims.set_point(world_axis, float(layer.data_to_world(position)[slice_axis]))
+    viewer.dims.set_point(world_axis, float(to_world(viewer, layer, position)[slice_axis]))
 
 
 def turn_view(viewer: Viewer, layer: Layer, slice_axis: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import napari.viewer
+from qtpy.QtWidgets import QPushButton
 
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.dock import MLBSegDock
@@ -27,7 +28,8 @@ __all__ = [
 
 def new_annotation(viewer: napari.viewer.Viewer) -> None:
     """Make an empty annotation of the first image."""
-    find_dock(viewer).data.volume_rows[0].new.click()
+    dock = find_dock(viewer)
+    _press(dock, dock.data.volume_rows[0].new, "There is no image to annotate: open one, or try File > Open Sample.")
 
 
 def mark_slice_clean(viewer: napari.viewer.Viewer) -> None:
@@ -40,11 +42,16 @@ def train(viewer: napari.viewer.Viewer) -> None:
     controller = find_dock(viewer).controller
     if controller.session.state is SessionState.IDLE:
         controller.start()
+    else:
+        controller.complained.emit("A training is running already: stop it or wait, then train again.")
 
 
 def stop(viewer: napari.viewer.Viewer) -> None:
     """Stop a training and keep what it has."""
-    find_dock(viewer).controller.stop()
+    controller = find_dock(viewer).controller
+    if controller.session.state is SessionState.IDLE:
+        controller.complained.emit("No training is running.")
+    controller.stop()
 
 
 def next_clean_slice(viewer: napari.viewer.Viewer) -> None:
@@ -79,17 +86,32 @@ def draw_region(viewer: napari.viewer.Viewer) -> None:
 
 def save_session(viewer: napari.viewer.Viewer) -> None:
     """Choose where the session is kept from now on."""
-    find_dock(viewer).session.save.click()
+    dock = find_dock(viewer)
+    _press(dock, dock.session.save, "The session cannot be saved now: stop the training or wait.")
 
 
 def open_session(viewer: napari.viewer.Viewer) -> None:
     """Choose a session to open."""
-    find_dock(viewer).session.open.click()
+    dock = find_dock(viewer)
+    _press(dock, dock.session.open, "No session can be opened now: stop the training or wait.")
 
 
 def export_session(viewer: napari.viewer.Viewer) -> None:
     """Choose a folder for annotation and results as image files."""
-    find_dock(viewer).session.export.click()
+    dock = find_dock(viewer)
+    _press(
+        dock,
+        dock.session.export,
+        "There is nothing to export: open an image and paint, or wait for the end.",
+    )
+
+
+def _press(dock: MLBSegDock, button: QPushButton, why_not: str) -> None:
+    """Press a button of the dock, or say why it cannot be pressed."""
+    if button.isEnabled():
+        button.click()
+    else:
+        dock.controller.complained.emit(why_not)
 
 
 def find_dock(viewer: napari.viewer.Viewer) -> MLBSegDock:

@@ -111,6 +111,8 @@ class DockController:
         bindings = [self._binding(image, annotation) for image, annotation in pairs]
         if bindings and bindings[0].image != first_image:
             self.slice_axis = default_slice_axis(bindings[0].image, self.viewer)
+            if bindings[0].image.ndim == 3 and self.viewer.dims.ndisplay == 2:
+                turn_view(self.viewer, bindings[0].image, self.slice_axis)
         self.bindings = bindings
         self.sync()
 
@@ -124,11 +126,15 @@ class DockController:
             self._adopts = True
 
     def show_first(self) -> None:
-        """Show the slice to work on first: a suggested one, or the middle."""
+        """Show the slice to work on first: in the midst of what is painted, else a suggested one, or the middle."""
         suggestion = self.reviewer.suggestion()
         if self.current is not None and self.n_slices:
             self.viewer.reset_view()
-            self.go_to(suggestion.slice if suggestion is not None else self.n_slices // 2)
+            painted = sorted(self.session.painted_slices(self.current.image.name))
+            if painted:
+                self.go_to(painted[len(painted) // 2])
+            else:
+                self.go_to(suggestion.slice if suggestion is not None else self.n_slices // 2)
 
     def set_slices(self, axis: int, independent: bool) -> None:
         """Slices lie along `axis`; turns the view there if that changes."""

@@ -10,6 +10,7 @@ from qtpy.QtCore import QTimer
 
 from napari_mlbseg.events import Event, Losses, Stage, is_terminal
 from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.viewer.dock_registry import CURVES
 from napari_mlbseg.viewer.panel import WrappedLabel, hint
 from napari_mlbseg.viewer.plots import Curve, Plot, theme_colours
 from napari_mlbseg.viewer.side_dock import SideDock
@@ -40,7 +41,7 @@ class CurvesDock(SideDock):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__(napari_viewer)
+        super().__init__(CURVES, napari_viewer)
         self.headline = WrappedLabel()
         self.empty = hint(_WHAT)
         self.losses = Plot(

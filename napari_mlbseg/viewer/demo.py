@@ -178,7 +178,8 @@ def _show_only(stage: _Stage, key: str) -> None:
     """Show the image and one kind of result."""
     results = stage.dock.controller.results
     for kind, _ in list(results):
-        results.set_visible(kind.key, kind.key == key)
+        results.set_visible(kind.key, False)
+    results.set_visible(key, True)  # which makes its layer, where nobody wanted it before
     stage.settle()
 
 

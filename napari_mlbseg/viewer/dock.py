@@ -13,7 +13,7 @@ from napari_mlbseg.viewer.clean_panel import CleanPanel
 from napari_mlbseg.viewer.controller import DockController
 from napari_mlbseg.viewer.data_panel import DataPanel
 from napari_mlbseg.viewer.dialogs import Question, ask
-from napari_mlbseg.viewer.dock_registry import docks
+from napari_mlbseg.viewer.dock_registry import MAIN, docks
 from napari_mlbseg.viewer.dock_widget import DockWidget
 from napari_mlbseg.viewer.panel import in_reading_order
 from napari_mlbseg.viewer.results_panel import ResultsPanel
@@ -43,7 +43,7 @@ class MLBSegDock(DockWidget):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, session: SegmentationSession | None = None) -> None:
-        super().__init__(margins=(4, 4), spacing=4)
+        super().__init__(MAIN, margins=(4, 4), spacing=4)
         self.controller = DockController(napari_viewer, session)
         self._adopt_what_is_open()
         self.data = DataPanel(self.controller)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from napari_mlbseg.viewer.controller import DockController
     from napari_mlbseg.viewer.dock import MLBSegDock
 
-__all__ = ["CURVES", "INSPECTOR", "DockRegistry", "docks", "open_beside", "open_dock"]
+__all__ = ["CURVES", "INSPECTOR", "MAIN", "DockRegistry", "docks", "open_beside", "open_dock"]
 
 #: Names of the docks beside the main one, as in the manifest.
 CURVES, INSPECTOR = "Curves", "Weight inspector"
 
-_PLUGIN, _MAIN = "napari-mlbseg", "MLB-Seg"
+#: Name of the main one.
+MAIN = "MLB-Seg"
+
+_PLUGIN = "napari-mlbseg"
 
 
 class DockRegistry:
@@ -59,12 +62,12 @@ docks = DockRegistry()
 def open_dock(viewer: Viewer) -> MLBSegDock:
     """The dock *MLB-Seg* of a viewer; it is opened where there is none."""
     found = docks.find(viewer)
-    return found if found is not None else cast("MLBSegDock", viewer.window.add_plugin_dock_widget(_PLUGIN, _MAIN)[1])
+    return found if found is not None else cast("MLBSegDock", viewer.window.add_plugin_dock_widget(_PLUGIN, MAIN)[1])
 
 
 def open_beside(viewer: Viewer, name: str) -> QWidget:
-    """Open the dock of that name behind the others on the right, or bring it to the front."""
-    holder, dock = viewer.window.add_plugin_dock_widget(_PLUGIN, name, tabify=True)
+    """Open the dock of that name, which finds its place beside the main one, or bring it to the front."""
+    holder, dock = viewer.window.add_plugin_dock_widget(_PLUGIN, name)
     holder.show()
     holder.raise_()
     return dock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 __all__ = ["WIDTH", "DockWidget"]
 
@@ -13,6 +13,11 @@ WIDTH = 330  # pixels; of all docks, so that the image keeps its place when anot
 class DockWidget(QWidget):
     """A dock whose content scrolls up and down.
 
+    Parameters
+    ----------
+    title : str
+        What it is called on its bar and its tab, however it was opened.
+
     Attributes
     ----------
     column : QVBoxLayout
@@ -21,8 +26,9 @@ class DockWidget(QWidget):
         Around it.
     """
 
-    def __init__(self, *, margins: tuple[int, int], spacing: int) -> None:
+    def __init__(self, title: str, *, margins: tuple[int, int], spacing: int) -> None:
         super().__init__()
+        self._title = title
         across, along = margins
         content = QWidget()
         self.column = QVBoxLayout(content)
@@ -43,8 +49,26 @@ class DockWidget(QWidget):
     def changeEvent(self, event: QEvent) -> None:
         """Notice that napari took the dock out of its window (its x was clicked): it does not delete it."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            QTimer.singleShot(0, self._on_taken_out)
+        if event.type() == QEvent.Type.ParentChange:
+            QTimer.singleShot(0, self._on_taken_out if self.parent() is None else self._name_holder)
+
+    @property
+    def holder(self) -> QDockWidget | None:
+        """Napari's dock around this; None before it is added to a window."""
+        around = self.parentWidget()
+        while around is not None and not isinstance(around, QDockWidget):
+            around = around.parentWidget()
+        return around
+
+    def _name_holder(self) -> None:
+        """Napari adds the plugin's name where its menu opens a dock: three tabs have no room for that."""
+        holder = self.holder
+        if holder is None:
+            return
+        holder.setWindowTitle(self._title)
+        label = getattr(holder.titleBarWidget(), "title", None)
+        if isinstance(label, QLabel):
+            label.setText(self._title)
 
     def _on_taken_out(self) -> None:
         if self.parent() is None:  # and not just moved elsewhere

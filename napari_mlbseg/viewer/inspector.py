@@ -18,7 +18,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_mlbseg.events import Event, Preview
-from napari_mlbseg.viewer.binding import VolumeBinding, voxel_spacing
+from napari_mlbseg.viewer.binding import VolumeBinding, to_data, voxel_spacing
+from napari_mlbseg.viewer.dock_registry import INSPECTOR
 from napari_mlbseg.viewer.map_export import MapSaver
 from napari_mlbseg.viewer.map_picture import MapView
 from napari_mlbseg.viewer.map_values import MAP_KINDS, SliceMeans, VolumeMaps, histogram
@@ -58,7 +59,7 @@ class WeightInspectorDock(SideDock):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__(napari_viewer)
+        super().__init__(INSPECTOR, napari_viewer)
         self._maps: VolumeMaps | None = None
         self._means: SliceMeans | None = None
         self._in_view: dict[str, np.ndarray] | None = None  # maps of the slice in view
@@ -266,7 +267,7 @@ class WeightInspectorDock(SideDock):
         """Tell the weights under the mouse in the viewer."""
         if self._maps is None or not self._was_pointed:
             return
-        place = np.round(self._maps.image.world_to_data(self.viewer.cursor.position)).astype(int).tolist()
+        place = np.round(to_data(self.viewer, self._maps.image, self.viewer.cursor.position)).astype(int).tolist()
         z = place.pop(self._maps.slice_axis)
         if z == self.z:
             self._show_pixel(*place)

@@ -13,7 +13,7 @@ from napari_mlbseg.session import Provenance
 from napari_mlbseg.session.marks import slice_digest
 from napari_mlbseg.session.suggest import Suggestion
 from napari_mlbseg.viewer.accepting import AcceptedVoxels, put_back, put_prediction, region_mask, shapes_on_slice
-from napari_mlbseg.viewer.binding import METADATA_KEY, transform_of
+from napari_mlbseg.viewer.binding import METADATA_KEY, to_world, transform_of
 from napari_mlbseg.viewer.dialogs import Question
 
 if TYPE_CHECKING:
@@ -251,8 +251,8 @@ class Reviewer:
         self._controller.results.set_visible("label_doubt", True)
         position = list(place.centre)
         position.insert(self._controller.slice_axis, z)
-        world = binding.image.data_to_world(position)
         viewer = self._controller.viewer
+        world = to_world(viewer, binding.image, position)
         viewer.camera.center = tuple(world[axis] for axis in viewer.dims.displayed)
 
     # -- parts ---------------------------------------------------------------------------------------------------

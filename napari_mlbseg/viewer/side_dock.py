@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow
 
 from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.dock_registry import docks, open_dock
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["SideDock"]
 
 _HEIGHT = 600  # pixels
+_LOW = 250  # pixels, below an image
+_WIDE = 1500  # pixels of a window in which the image has room left beside two docks
 
 
 class SideDock(DockWidget):
@@ -32,17 +34,18 @@ class SideDock(DockWidget):
 
     Parameters
     ----------
+    title : str
     napari_viewer : napari.viewer.Viewer
     """
 
-    def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(margins=(8, 6), spacing=6)
+    def __init__(self, title: str, napari_viewer: Viewer) -> None:
+        super().__init__(title, margins=(8, 6), spacing=6)
         self.viewer = napari_viewer
         self.controller: DockController | None = None
         self._connections = Connections()
         self._looking = Connections()
         self._was_shown = False
-        self._holder: QWidget | None = None
+        self._holder: QDockWidget | None = None
         connections = (self._connections, self._looking)
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _drop(connections))
@@ -85,12 +88,30 @@ class SideDock(DockWidget):
 
     def _watch_holder(self) -> None:
         """Listen to the QDockWidget around this: Qt does not hide one behind other tabs, it only says so."""
-        holder = self.parentWidget()
-        while holder is not None and not isinstance(holder, QDockWidget):
-            holder = holder.parentWidget()
+        holder = self.holder
         if holder is not None and holder is not self._holder:
             holder.visibilityChanged.connect(self._on_holder_seen)
+            QTimer.singleShot(0, self._place_beside)
         self._holder = holder
+
+    def _place_beside(self) -> None:
+        """Not over the dock *MLB-Seg*, with which one works: beside it in a wide window, else below the image."""
+        holder, main = self.holder, docks.find(self.viewer)
+        window = holder.parentWidget() if holder is not None else None
+        if holder is None or main is None or main.holder is None or not isinstance(window, QMainWindow):
+            return
+        others = [other for other in window.findChildren(SideDock) if other is not self and other.holder is not None]
+        if others:
+            window.tabifyDockWidget(others[0].holder, holder)
+            holder.raise_()
+        elif window.width() >= _WIDE:
+            window.splitDockWidget(main.holder, holder, Qt.Orientation.Horizontal)
+        else:
+            # below the image only, and not below the docks on either side
+            window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
+            window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+            window.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, holder)
+            window.resizeDocks([holder], [_LOW], Qt.Orientation.Vertical)
 
     def _on_holder_seen(self, is_seen: bool) -> None:
         if is_seen and self.isVisible():

@@ -196,3 +196,17 @@ def test_the_latest_value_of_a_slice_counts_and_what_is_unknown_does_not():
     latest = latest_statistics(events, "heart", 4)
     np.testing.assert_array_equal(latest["uncertainty"], [np.nan, 10, 30, np.nan])
     np.testing.assert_array_equal(latest["weight"], [np.nan, np.nan, 0.5, np.nan])
+
+
+def test_what_lies_far_outside_the_structure_comes_last():
+    ranked = [s.slice for s in rank_slices(88, {20, 30, 40}, {}, structure={20, 30, 40})]
+    near = set(range(15, 46)) - {20, 30, 40}
+    assert set(ranked[: len(near)]) == near
+    assert len(ranked) == 85
+    foreground = np.zeros(88)
+    foreground[18:61] = 50
+    predicted = [s.slice for s in rank_slices(88, {20, 30, 40}, {"foreground": foreground}, structure={20, 30, 40})]
+    assert set(predicted[:43]) == set(range(16, 63)) - {20, 30, 40} - set(predicted[43:])
+    assert max(predicted[:40]) <= 62
+    assert min(predicted[:40]) >= 16
+    assert rank_slices(88, {20}, {}, structure={20}, independent_slices=True)[0].slice not in range(15, 26)
