@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg.io.file_array import FileArray, FileSource
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
+from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, split_series
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.jobs.arrays import open_array
 from napari_mlbseg.session.marks import SliceMarks
@@ -90,7 +90,7 @@ def image_path(folder: SessionFolder, record: ImageRecord, moved: Mapping[str, P
     candidates.append(old)
     for before, now in (moved or {}).items():  # the whole folder moved: asked once
         candidates.append(now.parent / _relative_to_parent(old, Path(before)))
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if split_series(path)[0].exists()), None)
 
 
 def missing_images(folder: SessionFolder, record: SessionRecord, moved: Mapping[str, Path] | None = None) -> list[str]:
