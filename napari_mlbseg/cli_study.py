@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_mlbseg.cli_inputs import SOURCES, InputError, slice_axis_option, slice_numbers
-from napari_mlbseg.io.files import has_known_suffix
+from napari_mlbseg.io.files import has_known_suffix, is_image_path
 from napari_mlbseg.io.study import StudyRow, find_labels, is_table, study_rows
 from napari_mlbseg.io.volumes import FileVolume, load_volume
 
@@ -89,7 +89,7 @@ def training_volumes(options: argparse.Namespace, rows: Sequence[StudyRow]) -> l
 
 def _labels(given: Sequence[str], rows: Sequence[StudyRow]) -> dict[str, Path | None]:
     """Label file of each image, by its name: one file for each, or those of a folder as far as there are any."""
-    if len(given) == 1 and Path(given[0]).is_dir() and not has_known_suffix(given[0]):
+    if len(given) == 1 and Path(given[0]).is_dir() and not is_image_path(given[0]):
         found = find_labels(rows, Path(given[0]))
         return {row.name: found.get(row.name) for row in rows}
     if len(given) != len(rows):

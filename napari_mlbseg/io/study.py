@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_mlbseg.io.files import SUFFIXES, has_known_suffix
+from napari_mlbseg.io.files import SUFFIXES, has_known_suffix, is_image_path
 from napari_mlbseg.io.image_file import ImageFileError
 
 __all__ = ["StudyRow", "find_labels", "is_table", "name_of", "parse_slices", "study_rows"]
@@ -75,7 +75,7 @@ def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> lis
     """
     rows: list[StudyRow] = []
     for word in map(Path, words):
-        if word.is_dir() and not has_known_suffix(word):  # a zarr image is a folder too
+        if word.is_dir() and not is_image_path(word):  # a zarr image is a folder too
             rows += [StudyRow(image) for image in _images_in(word)]
         elif is_table(word):
             rows += _listed(word, ("image",) if only_images else _COLUMNS)
