@@ -322,6 +322,9 @@ def _name_axes(data: Any, axes: str, path: Path) -> tuple[Any, str]:
     if "S" in axes and "C" in axes:
         raise ImageFileError(f"{path} has colours and channels: choose one channel first.")
     axes = axes.replace("S", "C")
+    unnamed = [letter for letter in axes if letter not in "TZCYX"]
+    if len(unnamed) == 1 and not {"T", "Z"} & set(axes):  # pages of a stack that nobody named, I or Q of tifffile
+        axes = axes.replace(unnamed[0], "Z")
     if sorted(axes) == ["C", "X", "Y"] and data.shape[axes.index("C")] > _MOST_CHANNELS_OF_A_PLANE:
         axes = axes.replace("C", "Z")  # many programs write the slices of a stack as if they were channels
     return data, axes
