@@ -50,7 +50,7 @@ def stop(viewer: napari.viewer.Viewer) -> None:
     """Stop a training and keep what it has."""
     controller = find_dock(viewer).controller
     if controller.session.state is SessionState.IDLE:
-        controller.complained.emit("No training is running.")
+        controller.complained.emit("No training is running: press Train to begin one.")
     controller.stop()
 
 

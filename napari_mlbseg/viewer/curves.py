@@ -88,10 +88,8 @@ class CurvesDock(SideDock):
             session = self.controller.session
             self.listen(session.round_started, self._on_news)
             self.listen(session.event_received, self._on_event)
-            for name in ("scores_changed", "rounds_changed"):
-                signal = getattr(session, name, None)
-                if signal is not None:
-                    self.listen(signal, self._on_news)
+            self.listen(session.scores_changed, self._on_news)
+            self.listen(session.rounds_changed, self._on_news)
         self._refresh()
 
     def on_left(self) -> None:
@@ -142,7 +140,7 @@ class CurvesDock(SideDock):
 
     def _show_scores(self, session: SegmentationSession | None) -> None:
         rounds = session.rounds if session is not None else []
-        dice = {r.number: getattr(r, "held_out_dice", None) for r in rounds}
+        dice = {r.number: r.held_out_dice for r in rounds}
         known = {number: value for number, value in dice.items() if value is not None}
         self.scores.set_values("dice", list(known), list(known.values()))
         self.scores.setVisible(bool(known))

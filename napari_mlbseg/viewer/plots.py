@@ -67,6 +67,19 @@ class Curve(NamedTuple):
     words: str
 
 
+class _LogAxis(pg.AxisItem):
+    """An axis of powers of ten: between them 2 and 5 are marked, where there is room; pyqtgraph marks 1 to 9."""
+
+    def logTickValues(
+        self, minVal: float, maxVal: float, size: float, stdTicks: list[tuple[float, list[float]]]
+    ) -> list[tuple[float | None, list[float]]]:
+        powers = np.arange(np.floor(minVal), np.ceil(maxVal) + 1)
+        coarse = [(spacing, values) for spacing, values in stdTicks if spacing > 1][:1]  # of very many powers
+        fine = np.setdiff1d(powers, [value for _, values in coarse for value in values])
+        levels = [*coarse, (1.0, fine), (None, np.add.outer(powers, np.log10([2, 5])).ravel())]
+        return [(spacing, [v for v in values if minVal <= v <= maxVal]) for spacing, values in levels]
+
+
 class Plot(QWidget):
     """A heading, a legend in words, and curves.
 
@@ -108,7 +121,7 @@ class Plot(QWidget):
         self.heading = QLabel(title)
         self.heading.setStyleSheet("QLabel { font-weight: bold; }")
         self.legend = Legend(sample=_SAMPLE)
-        self.view = pg.PlotWidget(enableMenu=False)
+        self.view = pg.PlotWidget(enableMenu=False, axisItems={"left": _LogAxis("left")} if log else {})
         self.view.setFixedHeight(_PLOT_HEIGHT)
         self.view.setAccessibleName(title)
         self.item = self.view.getPlotItem()
@@ -126,6 +139,7 @@ class Plot(QWidget):
             self.set_y_ticks(y_ticks)
         elif log:
             self.item.setLogMode(y=True)
+            self.item.setLimits(minYRange=1)  # a decade: else it may hold no mark
         else:
             self.set_lowest(0)
         self._floor = -1.0  # below what a histogram shows, also where it is logarithmic

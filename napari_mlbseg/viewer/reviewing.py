@@ -216,7 +216,7 @@ class Reviewer:
         """Scroll to the slice that is suggested next."""
         suggestion = self.suggestion()
         if suggestion is None:
-            self._controller.complained.emit("There is no slice to suggest.")
+            self._controller.complained.emit("There is no slice to suggest: open an image of several slices first.")
         else:
             self._controller.go_to(suggestion.slice)
 

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from psygnal import Signal
+from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_mlbseg.events import Finished, FinishReason, Losses, Stage
-from napari_mlbseg.session import Round, SegmentationSession
+from napari_mlbseg.session import Round
 from napari_mlbseg.viewer.curves import CurvesDock
 from napari_mlbseg.viewer.dock_registry import docks
 from tests.gui.acts import press_train
@@ -116,9 +116,6 @@ def test_a_new_round_begins_anew(begun, wait_for):
 
 
 def test_held_out_scores_are_shown_by_round_where_there_are_any(monkeypatch, open_dock, make_napari_viewer, wait_for):
-    if not hasattr(SegmentationSession, "scores_changed"):
-        monkeypatch.setattr(SegmentationSession, "scores_changed", Signal(), raising=False)
-        SegmentationSession.scores_changed.__set_name__(SegmentationSession, "scores_changed")
     viewer = make_napari_viewer(show=True, strict_qt="raise")
     viewer.add_image(np.random.default_rng(0).random((5, 32, 32)), name="heart")
     _, dock = open_dock(viewer)
@@ -135,11 +132,26 @@ def test_held_out_scores_are_shown_by_round_where_there_are_any(monkeypatch, ope
     wait_for(lambda: curves.no_scores.isVisible())
     assert not curves.scores.isVisible()
     scores = {1: None, 2: 0.7, 3: 0.9}
-    monkeypatch.setattr(Round, "held_out_dice", property(lambda past: scores[past.number]), raising=False)
+    monkeypatch.setattr(Round, "held_out_dice", property(lambda past: scores[past.number]))
     session.scores_changed.emit()
     wait_for(lambda: curves.scores.isVisible())
     assert [part.tolist() for part in curves.scores.values("dice")] == [[2, 3], [0.7, 0.9]]
     assert not curves.no_scores.isVisible()
+
+
+@pytest.mark.parametrize("lowest", [0.9, 0.5, 0.02, 1e-3, 1e-6, 1e-15])
+def test_marks_of_the_losses_lie_apart_and_one_is_a_power_of_ten(begun, wait_for, lowest):
+    _, _, curves, job = begun
+    job.say(bootstrap(1, 1.1), bootstrap(2, lowest))
+    wait_for(lambda: len(curves.losses.values("clean")[0]) == 2)
+    axis = curves.losses.item.getAxis("left")
+    picture = QPixmap(10, 10)
+    painter = QPainter(picture)
+    marks = sorted((rect.top(), rect.bottom(), text) for rect, _, text in axis.generateDrawSpecs(painter)[2])
+    painter.end()
+    assert len(marks) >= 2
+    assert any(text in {"1", "0.1"} or "10" in text for *_, text in marks)
+    assert all(above[1] <= below[0] for above, below in zip(marks, marks[1:], strict=False))
 
 
 def test_colours_follow_the_theme(begun):
