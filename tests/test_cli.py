@@ -294,6 +294,21 @@ def test_train_on_zarr_copies_nothing_and_writes_zarr(files, worker, monkeypatch
     assert np.array_equal(labels[12], made.labels[12])
 
 
+def test_images_inside_a_zarr_folder_are_images(files, worker, monkeypatch, tmp_path):
+    """A zarr folder holds its scales, and labels (OME-NGFF), as folders of no suffix of their own."""
+    monkeypatch.chdir(tmp_path)
+    made = make_phantom((24, 40, 48))
+    group = zarr.create_group(tmp_path / "stack.zarr")
+    for name, data in (("0", made.image), ("labels/heart/0", made.labels)):
+        group.create_array(name, shape=data.shape, chunks=(1, 16, 16), dtype=data.dtype)[:] = data
+    changes = {"images": ["stack.zarr/0"], "--labels": "stack.zarr/labels/heart/0", "--clean": "6,12", "--out": "out"}
+    assert cli.main(arguments(changes)) == 0
+    image = worker[0].folder.read_request().volumes[0].image
+    assert image.path == str(tmp_path / "stack.zarr" / "0")
+    labels = np.asarray(read_image(tmp_path / "out" / "pseudo_labels.zarr").data)
+    assert np.array_equal(labels[12], made.labels[12])
+
+
 def test_several_images_have_a_folder_each(files, worker, monkeypatch, tmp_path):
     monkeypatch.chdir(files)
     words = ["train", "scan.nii.gz", "stack.tif", "--labels", "scan_label.nii.gz", "stack_label.tif"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +76,8 @@ class _LogAxis(pg.AxisItem):
         powers = np.arange(np.floor(minVal), np.ceil(maxVal) + 1)
         coarse = [(spacing, values) for spacing, values in stdTicks if spacing > 1][:1]  # of very many powers
         fine = np.setdiff1d(powers, [value for _, values in coarse for value in values])
-        levels = [*coarse, (1.0, fine), (None, np.add.outer(powers, np.log10([2, 5])).ravel())]
+        between = np.add.outer(powers, np.log10([2, 5])).ravel()
+        levels: list[tuple[float | None, Iterable[float]]] = [*coarse, (1.0, fine), (None, between)]
         return [(spacing, [v for v in values if minVal <= v <= maxVal]) for spacing, values in levels]
 
 

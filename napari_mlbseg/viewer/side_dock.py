@@ -46,6 +46,7 @@ class SideDock(DockWidget):
         self._looking = Connections()
         self._was_shown = False
         self._holder: QDockWidget | None = None
+        self._is_placed = False
         connections = (self._connections, self._looking)
         # with the window, the dock is destroyed without being told; by then only these are still there
         self.destroyed.connect(lambda *_: _drop(connections))
@@ -100,10 +101,13 @@ class SideDock(DockWidget):
         window = holder.parentWidget() if holder is not None else None
         if holder is None or main is None or main.holder is None or not isinstance(window, QMainWindow):
             return
-        others = [other for other in window.findChildren(SideDock) if other is not self and other.holder is not None]
+        docked = [other for other in window.findChildren(SideDock) if other is not self and other.holder is not None]
+        others = [other.holder for other in docked if other._is_placed]  # one that was just added still lies anywhere
+        self._is_placed = True
         if others:
-            window.tabifyDockWidget(others[0].holder, holder)
+            window.tabifyDockWidget(others[0], holder)
             holder.raise_()
+            self._on_holder_seen(True)  # Qt said that it went behind, but not always that it came back
         elif window.width() >= _WIDE:
             window.splitDockWidget(main.holder, holder, Qt.Orientation.Horizontal)
         else:

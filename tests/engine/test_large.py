@@ -15,7 +15,7 @@ from napari_mlbseg.engine.shape_prior import ShapePrior
 from napari_mlbseg.engine.slices import SliceStore
 from napari_mlbseg.engine.train import train
 from napari_mlbseg.engine.weight_maps import WeightMaps
-from napari_mlbseg.events import Finished, Preview, Stage
+from napari_mlbseg.events import Finished, FinishReason, Preview, Stage
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 
 CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ def test_what_the_time_does_not_suffice_for_is_said_and_keeps_its_initial_labels
     results = MemoryResults(large)
     events = list(train(large, "cpu", results=results))
     assert events[-1].unreached > 0
-    assert events[-1].seconds < 6.6 + 1.5  # a slow machine computes the last slice longer
+    assert events[-1].reason is FinishReason.TIME  # how well it is kept: benchmarks.accuracy, benchmarks.huge
     predicted = {z for e in events if isinstance(e, Preview) and e.stage is Stage.PREDICT for z in e.slices}
     assert 900 - len(predicted) == events[-1].unreached
     shown = {z for e in events if isinstance(e, Preview) for z in e.slices}

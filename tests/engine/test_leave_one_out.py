@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -94,7 +97,22 @@ def test_time_is_shared_and_bounds_the_job() -> None:
     events = list(leave_one_out(task, "cpu"))
     assert len(scores(events)) == 2  # rather than four of 2.5 seconds each
     assert events[-1].reason is FinishReason.TIME
-    assert 8 < events[-1].seconds < 11
+
+
+def test_what_a_training_leaves_over_is_shared_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, given = SimpleNamespace(now=100.0), list[float]()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def spend(task: SegmentationTask, key: object, device: str, stop: object, seconds: float) -> Iterator[Event]:
+        clock.now += (1.0, seconds + 2, seconds)[len(given)]  # early, late, in time
+        given.append(seconds)
+        yield Finished(reason=FinishReason.TIME, steps=1, seconds=seconds)
+
+    monkeypatch.setattr(module, "_without", spend)
+    task = resolve_task([ball((1, 5, 7))], config(time_budget=30, bootstrap_steps=None, steps=None))
+    events = list(leave_one_out(task, "cpu"))
+    assert given == [10, 14.5, 12.5]  # of 30, of 29, and of what the late one left
+    assert events[-1] == Finished(reason=FinishReason.TIME, steps=3, seconds=30)
 
 
 def test_a_class_that_only_the_slice_shows_is_missed_and_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_marks_of_the_losses_lie_apart_and_one_is_a_power_of_ten(begun, wait_for
     painter.end()
     assert len(marks) >= 2
     assert any(text in {"1", "0.1"} or "10" in text for *_, text in marks)
-    assert all(above[1] <= below[0] for above, below in zip(marks, marks[1:], strict=False))
+    assert all(above[1] <= below[0] for above, below in itertools.pairwise(marks))
 
 
 def test_colours_follow_the_theme(begun):

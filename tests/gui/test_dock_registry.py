@@ -9,8 +9,9 @@ import textwrap
 from unittest.mock import Mock
 
 import pytest
+from qtpy.QtCore import Qt
 
-from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_dock
+from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_beside, open_dock
 from napari_mlbseg.viewer.side_dock import SideDock
 from tests.gui.acts import press_train
 
@@ -125,3 +126,22 @@ def test_a_button_opens_its_dock_once(open_dock, make_napari_viewer, image, pane
     opened = [widget for widget in viewer.window.dock_widgets.values() if isinstance(widget, SideDock)]
     assert len(opened) == 1
     assert opened[0].controller is dock.controller, "and no second main dock"
+
+
+@pytest.mark.parametrize(("width", "area"), [(1200, Qt.DockWidgetArea.BottomDockWidgetArea), (1800, None)])
+def test_docks_lie_beside_the_main_one_and_not_over_it(open_dock, make_napari_viewer, image, wait_for, width, area):
+    viewer = make_napari_viewer(show=True, strict_qt="raise")
+    viewer.add_image(image, name="heart")
+    window = viewer.window._qt_window
+    window.resize(width, 800)
+    _, main = open_dock(viewer)
+    wait_for(lambda: window.width() == width)
+    curves, inspector = open_beside(viewer, CURVES), open_beside(viewer, INSPECTOR)
+    wait_for(lambda: curves.holder in window.tabifiedDockWidgets(inspector.holder))
+    assert not window.tabifiedDockWidgets(main.holder), "the main dock is not hidden behind another"
+    expected = area or window.dockWidgetArea(main.holder)
+    assert {window.dockWidgetArea(dock.holder) for dock in (curves, inspector)} == {expected}
+    wait_for(lambda: (curves.holder.windowTitle(), inspector.holder.windowTitle()) == (CURVES, INSPECTOR))
+    assert not main.holder.geometry().intersects(inspector.holder.geometry())
+    assert main.isVisible()
+    wait_for(lambda: inspector.controller is main.controller and curves.controller is None)

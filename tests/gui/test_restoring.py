@@ -61,3 +61,19 @@ def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_
     restore()
     controller.session.save()
     assert [volume.attached for volume in SessionFolder(elsewhere).read().volumes] == [True]
+
+
+def test_a_session_that_is_opened_again_shows_the_midst_of_what_is_painted(heart, open_dock, wait_for):
+    viewer, dock, annotation = heart
+    for z in (7, 9, 10):
+        annotation.data[z, 10:20, 10:20] = 1
+        dock.controller.mark_clean(True, z)
+    dock.controller.session.save()
+    elsewhere = dock.controller.session.folder.with_name("again.mlbseg")
+    dock.controller.session.save_as(elsewhere)
+    dock.controller.session.close()
+    viewer.layers.clear()
+    viewer, dock = open_dock()
+    dock.session.open_session(elsewhere)
+    wait_for(lambda: "heart" in viewer.layers and dock.controller.current_slice == 9)
+    assert dock.controller.clean_slices(dock.controller.current) == {7, 9, 10}

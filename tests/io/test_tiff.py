@@ -108,6 +108,17 @@ def test_many_channels_of_a_plane_are_slices(tmp_path):
     assert read_image(imagej(tmp_path / "plane.tif", DATA[:3], "CYX")).axes == "CYX"
 
 
+@pytest.mark.parametrize("axes", ["IYX", "QYX"])
+def test_pages_that_nobody_named_fit_slices_that_somebody_did(tmp_path, axes):
+    unnamed = tmp_path / "labels.tif"
+    tifffile.imwrite(unnamed, DATA, metadata={"axes": axes}, photometric="minisblack")
+    with tifffile.TiffFile(unnamed) as file:
+        assert file.series[0].axes == axes
+    image, labels = read_image(imagej(tmp_path / "image.tif")), read_image(unnamed)
+    assert labels.axes == image.axes == "ZYX"
+    assert np.array_equal(np.asarray(labels.data), DATA)
+
+
 def test_a_flat_image_is_no_stack(tmp_path):
     tifffile.imwrite(tmp_path / "flat.tif", DATA[0])
     with pytest.raises(ImageFileError, match="holds 5 x 4 pixels: a stack of slices has three axes, so stack its 2D"):
