@@ -29,6 +29,7 @@ class DockWidget(QWidget):
     def __init__(self, title: str, *, margins: tuple[int, int], spacing: int) -> None:
         super().__init__()
         self._title = title
+        self._named: QDockWidget | None = None
         across, along = margins
         content = QWidget()
         self.column = QVBoxLayout(content)
@@ -62,6 +63,16 @@ class DockWidget(QWidget):
 
     def _name_holder(self) -> None:
         """Napari adds the plugin's name where its menu opens a dock: three tabs have no room for that."""
+        holder = self.holder
+        if holder is None:
+            return
+        if holder is not self._named:  # it makes its title bar anew where it is moved to another side
+            holder.dockLocationChanged.connect(self._show_title)
+            holder.topLevelChanged.connect(self._show_title)
+            self._named = holder
+        self._show_title()
+
+    def _show_title(self, *moved: object) -> None:
         holder = self.holder
         if holder is None:
             return

@@ -141,7 +141,9 @@ def test_docks_lie_beside_the_main_one_and_not_over_it(open_dock, make_napari_vi
     assert not window.tabifiedDockWidgets(main.holder), "the main dock is not hidden behind another"
     expected = area or window.dockWidgetArea(main.holder)
     assert {window.dockWidgetArea(dock.holder) for dock in (curves, inspector)} == {expected}
-    wait_for(lambda: (curves.holder.windowTitle(), inspector.holder.windowTitle()) == (CURVES, INSPECTOR))
+    for dock, title in ((curves, CURVES), (inspector, INSPECTOR)):
+        wait_for(lambda dock=dock, title=title: dock.holder.windowTitle() == title)
+        wait_for(lambda dock=dock, title=title: dock.holder.titleBarWidget().title.text() == title)
     assert not main.holder.geometry().intersects(inspector.holder.geometry())
     assert main.isVisible()
     wait_for(lambda: inspector.controller is main.controller and curves.controller is None)
