@@ -20,12 +20,10 @@ import tifffile
 import zarr
 
 from napari_mlbseg import cli
-from napari_mlbseg.engine.results import RESULT_NAMES
-from napari_mlbseg.events import Failed, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
+from napari_mlbseg.events import Failed
 from napari_mlbseg.io.files import read_image
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.jobs import devices
-from napari_mlbseg.jobs.folder import ZarrResults
 from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 
@@ -167,41 +165,6 @@ def test_the_console_script_says_it_in_one_line_too(files):
 
 
 # -- a job whose worker is played by the test --------------------------------------------------------------------
-
-
-@pytest.fixture
-def worker(monkeypatch):
-    """Replaces the worker: writes known results at once. Returns the jobs that were started."""
-    jobs: list[LocalJob] = []
-
-    def start(job: LocalJob, *, bound: bool = False) -> None:
-        task = job.folder.open_task(job.folder.read_request())
-        results = ZarrResults(job.folder, task)
-        for volume in task.volumes:
-            for name in RESULT_NAMES:
-                array = results[volume.name][name]
-                for z in range(volume.n_slices):
-                    array[z] = volume.label_slice(z) if array.ndim == 3 else np.stack([volume.label_slice(z)] * 2)
-        config = task.config.model_dump(mode="json")
-        model = {"class_values": task.class_values, "image_channels": task.n_channels, "config": config}
-        model["slice_direction"] = task.slice_direction
-        job.folder.model_file.touch()
-        job.folder.model_info_file.write_text(json.dumps(model))
-        for event in (
-            Started(device="CPU", seed=3, version="test"),
-            Progress(stage=Stage.PREPARE, fraction=0, seconds=0),
-            Preview(volume=task.volumes[0].name, slices=(0,), arrays=(), stage=Stage.INITIAL_LABELS, seconds=0.5),
-            Progress(stage=Stage.TRAIN, fraction=0.5, seconds=2),
-            Progress(stage=Stage.TRAIN, fraction=1, seconds=7),
-            Metrics(values={"peak_memory_bytes": 123}),
-            Finished(reason=FinishReason.STEPS, steps=5, seconds=8),
-        ):
-            job.folder.append_event(event)
-        job._state = JobState.RUNNING
-        jobs.append(job)
-
-    monkeypatch.setattr(LocalJob, "start", start)
-    return jobs
 
 
 TRAINED = ("pseudo_labels", "probability", "weight_initial", "weight_pseudo", "view_agreement")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QApplication, QToolTip
+from qtpy.QtWidgets import QToolTip
 
 from napari_mlbseg.viewer.slice_strip import SliceStrip, StripLegend, StripState
 
@@ -216,6 +216,5 @@ def test_the_legend_explains_what_is_there_on_as_many_lines_as_it_needs(qtbot):
     assert legend.words() == ["clean", "accepted", "painted", "rejected", "predicted", "suggested", "doubt"]
     assert legend.height() == 2 * one_line
     legend.resize(120, 10)
-    QApplication.processEvents()
-    assert legend.height() > 2 * one_line
+    qtbot.waitUntil(lambda: legend.height() > 2 * one_line)
     legend.grab()
