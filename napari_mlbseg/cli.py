@@ -29,6 +29,7 @@ from napari_mlbseg.cli_inputs import (
     InputError,
     check_resumed,
     interrupt_on_signals,
+    signals_noted,
     slice_axis_option,
     slice_numbers,
     trained_round,
@@ -150,21 +151,21 @@ def _watch(job: Watchable) -> tuple[bool, events.Event | None]:
     """
     interrupted, notes, event = False, list[str](), None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with signals_noted() as asked, Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("start", total=1.0)
         while not job.state.is_final:
-            try:
-                for event in job.events():
-                    if isinstance(event, events.Progress):
-                        bar.update(line, completed=event.fraction, description=event.message or str(event.stage))
-                    elif isinstance(event, events.Metrics):
-                        notes += event.notes
-                    elif isinstance(event, events.Finished):
-                        bar.update(line, completed=1.0, description="done")
-            except KeyboardInterrupt:
+            for event in job.poll():
+                if isinstance(event, events.Progress):
+                    bar.update(line, completed=event.fraction, description=event.message or str(event.stage))
+                elif isinstance(event, events.Metrics):
+                    notes += event.notes
+                elif isinstance(event, events.Finished):
+                    bar.update(line, completed=1.0, description="done")
+            if asked.is_set() and not interrupted:
                 interrupted = True
                 job.cancel()
                 bar.update(line, description="stopping")
+            time.sleep(0.1)
     for note in notes:
         print(f"napari-mlbseg: {note}", file=sys.stderr)
     return interrupted, event

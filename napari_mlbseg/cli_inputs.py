@@ -10,7 +10,9 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +27,7 @@ __all__ = [
     "check_resumed",
     "device_option",
     "interrupt_on_signals",
+    "signals_noted",
     "slice_axis_option",
     "slice_numbers",
     "trained_round",
@@ -155,16 +158,47 @@ def interrupt_on_signals() -> None:
     """
 
     def hang_up(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # another one must not break off the writing of results
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            if stat.S_ISCHR(os.fstat(stream).st_mode):  # the terminal is gone: to write to it is an error
-                os.dup2(nowhere, stream)
+        _leave_terminal()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, hang_up)
+
+
+@contextmanager
+def signals_noted() -> Iterator[threading.Event]:
+    """Until the end of the block, signals to stop are noted in the event that is yielded, and interrupt nothing.
+
+    An exception could come where Python drops it, within a finaliser: then nobody would be asked to stop.
+    """
+    asked = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            _leave_terminal()
+        asked.set()
+
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number in handled:
+            if signal.getsignal(number) is note:
+                signal.signal(number, before[number])
+
+
+def _leave_terminal() -> None:
+    """The terminal is closed: to write to it is an error, and a second signal must not break off what is written."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
 
 
 def trained_round(text: str, out: Path) -> Path:

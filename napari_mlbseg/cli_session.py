@@ -6,8 +6,7 @@ import argparse
 import json
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,8 +36,8 @@ class Watchable(Protocol):
         """State of the job."""
         ...
 
-    def events(self, interval: float = 0.1) -> Iterator[Event]:
-        """Every event up to the terminal one; waits for them."""
+    def poll(self) -> Sequence[Event]:
+        """Events since the last call; ends with a terminal event when the job ended, however it did."""
         ...
 
     def cancel(self) -> None:
@@ -163,22 +162,19 @@ class _Following:
     def __init__(self, session: SegmentationSession, running: Round) -> None:
         self._session, self._running = session, running
         self.folder = running.job.folder
+        self._told = 0
 
     @property
     def state(self) -> JobState:
         """State of the job."""
         return self._running.job.state
 
-    def events(self, interval: float = 0.1) -> Iterator[Event]:
-        """Every event up to the terminal one; waits for them."""
-        told = 0
-        while True:
-            self._session.poll()
-            yield from self._running.events[told:]
-            told = len(self._running.events)
-            if self.state.is_final:
-                return
-            time.sleep(interval)
+    def poll(self) -> Sequence[Event]:
+        """Events since the last call."""
+        self._session.poll()
+        new = self._running.events[self._told :]
+        self._told += len(new)
+        return new
 
     def cancel(self) -> None:
         """Ask the worker to stop and keep what it has."""

@@ -494,3 +494,30 @@ def test_a_terminal_that_is_closed_ends_the_worker_and_keeps_what_there_is(files
     assert command.wait(60) == 130
     worker.wait(60)
     assert (out / "pseudo_labels.nii.gz").exists()
+
+
+class _Interrupting:
+    """Ctrl+C reaches the process while this is being thrown away: an exception raised then goes nowhere."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+class _Job:
+    """Runs until it is asked to stop."""
+
+    state = JobState.RUNNING
+
+    def poll(self) -> list:
+        _Interrupting()
+        return []
+
+    def cancel(self) -> None:
+        self.state = JobState.CANCELLED
+
+
+def test_ctrl_c_stops_a_job_wherever_it_is_noticed():
+    before = signal.getsignal(signal.SIGINT)
+    interrupted, _ = cli._watch(_Job())
+    assert interrupted
+    assert signal.getsignal(signal.SIGINT) is before
