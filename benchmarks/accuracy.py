@@ -25,12 +25,12 @@ from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.tables import markdown
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.initial_labels import known_labels
-from napari_mlbseg.engine.metrics import compare_labels, compare_masks
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Metrics
+from napari_mlbseg.initial_labels.known import known_labels
+from napari_mlbseg.method.metrics import compare_labels, compare_masks
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.trainer import train
 
 __all__ = ["METHODS", "main", "summarise"]
 
@@ -117,7 +117,7 @@ def _run(volume: Volume, method: str, config: TrainingConfig, device: str) -> di
 
 def _without_training(task: SegmentationTask, volume: Volume, method: str) -> np.ndarray:
     if method == "propagation":
-        from napari_mlbseg.engine.propagation import improve
+        from napari_mlbseg.initial_labels.selection import improve
 
         return improve(task, "propagation")[0][volume.name]
     labels = known_labels(task, volume, "interpolation")

@@ -110,7 +110,7 @@ def _study(path: Path, n_volumes: int, shape: tuple[int, int, int]) -> dict[str,
                 "0",
             ]
             began = time.monotonic()
-            subprocess.run([sys.executable, "-m", "napari_mlbseg.cli", *command], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-m", "napari_mlbseg", *command], check=True, stdout=subprocess.DEVNULL)
             seconds[n_workers] = time.monotonic() - began
         print(f"{n_volumes} volumes on {n_workers} worker(s): {seconds[n_workers]:.1f} s", flush=True)
     what = f"{n_volumes} volumes of " + " x ".join(map(str, shape))

@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _prepare(viewer: napari.Viewer, truth: Any, seconds: float) -> tuple[MLBSegDock, int]:
     """Five clean slices, painted from the truth, the dock, and the slice in view."""
-    from napari_mlbseg.viewer.binding import make_annotation
     from napari_mlbseg.viewer.dock import MLBSegDock
+    from napari_mlbseg.viewer.layers.binding import make_annotation
 
     dock = MLBSegDock(viewer)
     viewer.window.add_dock_widget(dock, name="MLB-Seg", area="right")

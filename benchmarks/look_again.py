@@ -3,7 +3,7 @@
     python -m benchmarks.look_again --volumes "$MLBSEG_LA_DIR/la*.nii.gz" --slices 7 --out DIR
 
 One error is planted into one clean slice, a training runs, and every detector gives a map of all clean slices. A place
-is a connected region of a map above a threshold (`engine.suspicious`). The error is found if half of some place lies
+is a connected region of a map above a threshold (`error_regions`). The error is found if half of some place lies
 within 3 pixels of it; every place on the other clean slices is a false alarm. For each detector the threshold is that
 which finds most within the wanted false alarms over all runs, the same for every kind of error. Steps, not seconds, so
 that the machine's load changes nothing. Runs are lines of ``runs.jsonl``; those that stand there are not repeated.
@@ -28,17 +28,17 @@ from benchmarks.errors import auroc, in_halves, plant
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.initial_labels import known_labels
-from napari_mlbseg.engine.learner import Learner
-from napari_mlbseg.engine.look_again import BLUR, LookAgain
-from napari_mlbseg.engine.pixel_weights import alignment
-from napari_mlbseg.engine.pool import Key, Pool
-from napari_mlbseg.engine.predict import Predictor
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.shape_prior import soft_labels
-from napari_mlbseg.engine.suspicious import FEWEST_PIXELS, SuspiciousPlace, suspicious_places
-from napari_mlbseg.engine.training import Training
+from napari_mlbseg.initial_labels.known import known_labels
+from napari_mlbseg.method.pixel_weights import alignment
+from napari_mlbseg.method.shape_prior import soft_labels
 from napari_mlbseg.task import Volume, resolve_task
+from napari_mlbseg.training.dataset import Key, Pool
+from napari_mlbseg.training.error_regions import FEWEST_PIXELS, SuspiciousPlace, suspicious_places
+from napari_mlbseg.training.inference import Predictor
+from napari_mlbseg.training.label_errors import BLUR, LookAgain
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.stages import Training
+from napari_mlbseg.training.step import Learner
 
 __all__ = ["KINDS", "main"]
 

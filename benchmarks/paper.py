@@ -31,13 +31,13 @@ from benchmarks.cases import Case, Split, find_split, read_case
 from benchmarks.paper_tables import summarise
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.checkpoint import load_model
-from napari_mlbseg.engine.metrics import compare_masks, dice
-from napari_mlbseg.engine.predict import predict_volume
-from napari_mlbseg.engine.results import ForgottenResults
-from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Finished, Metrics, Progress
+from napari_mlbseg.method.metrics import compare_masks, dice
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+from napari_mlbseg.training.checkpoint import load_model
+from napari_mlbseg.training.inference import predict_volume
+from napari_mlbseg.training.results import ForgottenResults
+from napari_mlbseg.training.trainer import train
 
 __all__ = ["epoch_steps", "largest_component", "main", "training_task"]
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.augment import Batch
-from napari_mlbseg.engine.losses import pixel_cross_entropy, supervised_loss
-from napari_mlbseg.engine.pseudo_labels import teacher_loss
-from napari_mlbseg.engine.views import View, inside, seen
+from napari_mlbseg.method.ensemble import teacher_loss
+from napari_mlbseg.method.losses import pixel_cross_entropy, supervised_loss
+from napari_mlbseg.method.views import View, inside, seen
+from napari_mlbseg.training.augmentation import Batch
 
 __all__ = ["Reference", "Viewed", "opencv", "unwarp_by_opencv", "warp_by_opencv"]
 
@@ -187,12 +187,12 @@ def opencv() -> ModuleType:
 
 
 def warp_by_opencv(x: Tensor, view: View, *, nearest: bool = False) -> Tensor:
-    """What `view` shows of `x` (B, C, H, W), as `napari_mlbseg.engine.views.warp` does it; no gradient passes."""
+    """What `view` shows of `x` (B, C, H, W), as `napari_mlbseg.method.views.warp` does it; no gradient passes."""
     return _by_opencv(x, 1 / view.zoom, view.centre, flip_first=view.flip, nearest=nearest)
 
 
 def unwarp_by_opencv(y: Tensor, view: View, *, nearest: bool = False) -> Tensor:
-    """Map what was seen in `view` back to the slice, as `napari_mlbseg.engine.views.unwarp` does it; no gradient."""
+    """Map what was seen in `view` back to the slice, as `napari_mlbseg.method.views.unwarp` does it; no gradient."""
     offset = [-view.zoom * c for c in view.centre]
     return _by_opencv(y, view.zoom, offset, flip_last=view.flip, nearest=nearest)
 

@@ -26,17 +26,17 @@ from benchmarks.resized_labels import there_and_back
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.tables import markdown
 from benchmarks.volumes import find_volumes, load_volume
-from napari_mlbseg.engine.metrics import dice
-from napari_mlbseg.engine.pseudo_labels import Ensemble, consistency_loss, ensemble
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.teacher import MeanTeacher
-from napari_mlbseg.engine.train import train
-from napari_mlbseg.engine.views import View
+from napari_mlbseg.method.ensemble import Ensemble, consistency_loss, ensemble
+from napari_mlbseg.method.mean_teacher import MeanTeacher
+from napari_mlbseg.method.metrics import dice
+from napari_mlbseg.method.views import View
 from napari_mlbseg.task import Volume, resolve_task
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.trainer import train
 
 __all__ = ["ERRORS", "main"]
 
-_LEARNER = "napari_mlbseg.engine.learner"
+_LEARNER = "napari_mlbseg.training.step"
 _SIDE = 144  # of the reference's squares
 
 

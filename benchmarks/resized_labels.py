@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from benchmarks.runs import training_parser
 from benchmarks.volumes import find_volumes, load_volume
-from napari_mlbseg.engine.metrics import dice
+from napari_mlbseg.method.metrics import dice
 
 __all__ = ["main", "on_square", "there_and_back"]
 

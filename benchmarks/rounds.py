@@ -22,11 +22,11 @@ import numpy as np
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.metrics import dice
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Metrics
+from napari_mlbseg.method.metrics import dice
 from napari_mlbseg.task import Volume, resolve_task
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.trainer import train
 
 __all__ = ["VARIANTS", "main"]
 

@@ -47,11 +47,11 @@ import torch
 from benchmarks.reference import Reference, opencv, warp_by_opencv
 from benchmarks.runs import append_run, read_runs
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.augment import Batch
-from napari_mlbseg.engine.devices import describe_device, find_device
-from napari_mlbseg.engine.learner import Learner
-from napari_mlbseg.engine.networks import build_network
-from napari_mlbseg.engine.views import View, inside, sample_views
+from napari_mlbseg.method.views import View, inside, sample_views
+from napari_mlbseg.training.augmentation import Batch
+from napari_mlbseg.training.devices import describe_device, find_device
+from napari_mlbseg.training.networks import build_network
+from napari_mlbseg.training.step import Learner
 
 __all__ = ["METHODS", "PARTS", "Case", "main", "measure"]
 

@@ -6,7 +6,7 @@ The annotator is an oracle: a slice that is chosen gets its true labels. All str
 slices, evenly from the first to the last that shows the structure, and add two at a time, after a training on those
 they have:
 
-- ``error``: `napari_mlbseg.session.suggest`, by what the training before was uncertain of; it knows no truth.
+- ``error``: `napari_mlbseg.session.suggestions`, by what the training before was uncertain of; it knows no truth.
 - ``gap``: the same without statistics: the middle of the widest gap, ends of the stack included.
 - ``even``: evenly from the first to the last slice that shows the structure, all placed anew for each number. It knows
   where the structure begins and ends, and throws away what was annotated between.
@@ -29,11 +29,11 @@ from benchmarks.plots import Curve, plot_curves
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import evenly, find_volumes, load_volume, shrunk, with_clean
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.metrics import dice
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.train import train
-from napari_mlbseg.session.suggest import latest_statistics, rank_slices
+from napari_mlbseg.method.metrics import dice
+from napari_mlbseg.session.suggestions import latest_statistics, rank_slices
 from napari_mlbseg.task import Volume, resolve_task
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.trainer import train
 
 __all__ = ["STRATEGIES", "main"]
 

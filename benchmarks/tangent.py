@@ -28,16 +28,16 @@ from torch import Tensor, nn
 from benchmarks.runs import config_of, training_parser
 from benchmarks.tables import markdown
 from benchmarks.volumes import find_volumes, load_volume, shrunk
-from napari_mlbseg.engine import pixel_weights
-from napari_mlbseg.engine.initial_labels import known_labels
-from napari_mlbseg.engine.pixel_weights import alignment, logit_difference, logit_tangent, normalised_weights
-from napari_mlbseg.engine.results import ForgottenResults
-from napari_mlbseg.engine.training import Training
+from napari_mlbseg.initial_labels.known import known_labels
+from napari_mlbseg.method import pixel_weights
+from napari_mlbseg.method.pixel_weights import alignment, logit_difference, logit_tangent, normalised_weights
 from napari_mlbseg.task import resolve_task
+from napari_mlbseg.training.results import ForgottenResults
+from napari_mlbseg.training.stages import Training
 
 __all__ = ["main"]
 
-_STEPS = (1e-6, 1e-5, 1e-4, 1e-3)  # of a difference, in lengths of the parameters; the second is the engine's
+_STEPS = (1e-6, 1e-5, 1e-4, 1e-3)  # of a difference, in lengths of the parameters; the second is the method's
 _ROUNDING = 6e-8
 _LAST = 3  # weighted steps that are looked at
 _REPEATS = 5
@@ -131,7 +131,7 @@ def _within_pieces(
             handles = [module.register_forward_hook(hook) for module in rectifiers]
             if hook is keep:
                 tangent = _difference(network, at, x, along, logits, step=step)
-            else:  # in an engine the student's own pass, which is why `_measured` takes a pass off
+            else:  # in a training the student's own pass, which is why `_measured` takes a pass off
                 torch.func.functional_call(network, dict(at), (x,))
             for handle in handles:
                 handle.remove()

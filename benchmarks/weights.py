@@ -33,12 +33,13 @@ from benchmarks.errors import auroc, in_halves, plant
 from benchmarks.runs import append_run, config_of, read_runs, training_parser
 from benchmarks.volumes import find_volumes, load_volume, shrunk
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.initial_labels import known_labels, signed_distance
-from napari_mlbseg.engine.predict import Predictor
-from napari_mlbseg.engine.results import MemoryResults
-from napari_mlbseg.engine.training import Training
-from napari_mlbseg.engine.weight_maps import WeightMaps
+from napari_mlbseg.initial_labels.known import known_labels
+from napari_mlbseg.method.signed_distance import signed_distance
 from napari_mlbseg.task import Volume, resolve_task
+from napari_mlbseg.training.inference import Predictor
+from napari_mlbseg.training.results import MemoryResults
+from napari_mlbseg.training.stages import Training
+from napari_mlbseg.training.weight_maps import WeightMaps
 
 __all__ = ["KINDS", "main"]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_mlbseg.config import TrainingConfig
-    from napari_mlbseg.engine.predict import predict_volume
-    from napari_mlbseg.engine.train import train
     from napari_mlbseg.session.session import SegmentationSession
     from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+    from napari_mlbseg.training.inference import predict_volume
+    from napari_mlbseg.training.trainer import train
 
 __version__ = "0.1.0"
 
@@ -34,9 +34,9 @@ _HOME = {
     "SegmentationTask": "napari_mlbseg.task",
     "TrainingConfig": "napari_mlbseg.config",
     "Volume": "napari_mlbseg.task",
-    "predict_volume": "napari_mlbseg.engine.predict",
+    "predict_volume": "napari_mlbseg.training.inference",
     "resolve_task": "napari_mlbseg.task",
-    "train": "napari_mlbseg.engine.train",
+    "train": "napari_mlbseg.training.trainer",
 }
 
 

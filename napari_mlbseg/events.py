@@ -96,7 +96,7 @@ class Preview(_Event):
     statistics: dict[str, tuple[float | None, ...]] = Field(
         default_factory=dict,
         description="Name of a statistic -> one value for each of `slices`, None where not known; see "
-        "`napari_mlbseg.engine.slice_statistics` for names and units.",
+        "`napari_mlbseg.training.slice_statistics` for names and units.",
     )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_mlbseg.engine.results import RESULT_NAMES
 from napari_mlbseg.events import Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import ZarrResults
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.training.results import RESULT_NAMES
 
 
 @pytest.fixture(autouse=True)

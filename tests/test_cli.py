@@ -19,12 +19,12 @@ import pytest
 import tifffile
 import zarr
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.events import Failed
 from napari_mlbseg.io.files import read_image
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.jobs import devices
-from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.local import LocalJob
 
 AFFINE = np.array([[-2.0, 0, 0, 60], [0, 1.9, -0.6, -50], [0, 0.5, 2.2, 13], [0, 0, 0, 1]], dtype=np.float32)
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_made_is_named(files, monkeypatch, capsys):
 
 
 def test_the_console_script_says_it_in_one_line_too(files):
-    command = [sys.executable, "-m", "napari_mlbseg.cli", *arguments({"images": ["missing.nii"]})]
+    command = [sys.executable, "-m", "napari_mlbseg", *arguments({"images": ["missing.nii"]})]
     answer = subprocess.run(command, cwd=files, capture_output=True, text=True)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == "napari-mlbseg: missing.nii does not exist: check its name.\n"
@@ -385,7 +385,7 @@ def test_evaluate_prints_scores_as_json(files, monkeypatch, capsys):
 @pytest.mark.slow
 def test_train_and_predict_for_real(files, tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "napari_mlbseg.cli", *words]
+        command = [sys.executable, "-m", "napari_mlbseg", *words]
         return subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
 
     round_dir, out = tmp_path / "round", tmp_path / "out"
@@ -450,7 +450,7 @@ def test_results_that_find_no_room_are_a_failure(files, worker, monkeypatch, tmp
     def fill_the_disk(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out" / "probability.nii.gz"))
 
-    monkeypatch.setattr("napari_mlbseg.io.volumes.write_result", fill_the_disk)
+    monkeypatch.setattr("napari_mlbseg.jobs.report.write_result", fill_the_disk)
     assert cli.main(arguments({"--out": str(tmp_path / "out")})) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "cannot be written to" in said

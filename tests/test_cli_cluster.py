@@ -12,10 +12,10 @@ import tifffile
 
 pytest.importorskip("distributed", reason="needs the extra 'cluster'")
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.events import Finished, FinishReason
-from napari_mlbseg.jobs.cluster_connection import ClusterFacts
-from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.jobs.backend import JobState
+from napari_mlbseg.jobs.dask.connection import ClusterFacts
 from napari_mlbseg.jobs.local import LocalJob
 
 FAR, NEAR = "tcp://server:8786", "tcp://127.0.0.1:8786"

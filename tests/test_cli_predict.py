@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg import cli, cli_predict
+from napari_mlbseg.cli import main as cli
+from napari_mlbseg.cli import predict as cli_predict
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.results import RESULT_NAMES
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import ZarrResults
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.training.results import RESULT_NAMES
 
 FINISHED = Finished(reason=FinishReason.NOTHING_TO_TRAIN, steps=0, seconds=3)
 
@@ -84,7 +85,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     made = Study(tmp_path)
     monkeypatch.setattr(LocalJob, "start", lambda job, bound: made.start(job))
     monkeypatch.setattr(LocalJob, "poll", lambda job: made.poll(job))
-    monkeypatch.setattr("napari_mlbseg.cli_predict._LOOK_SECONDS", 0)
+    monkeypatch.setattr("napari_mlbseg.cli.predict._LOOK_SECONDS", 0)
     return made
 
 
@@ -146,8 +147,8 @@ def test_what_was_interrupted_goes_on(study, monkeypatch):
 
 
 def test_a_cluster_has_as_many_at_a_time_as_it_has_workers(study, monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.cli_predict.cluster_option", lambda options: "tcp://127.0.0.1:8786")
-    monkeypatch.setattr("napari_mlbseg.cli_predict.cluster_facts", lambda address: type("Facts", (), {"n_workers": 2}))
+    monkeypatch.setattr("napari_mlbseg.cli.predict.cluster_option", lambda options: "tcp://127.0.0.1:8786")
+    monkeypatch.setattr("napari_mlbseg.cli.predict.cluster_facts", lambda address: type("Facts", (), {"n_workers": 2}))
     study.slow = 3
     assert study.predict()[0] == 0
     assert study.most == 2

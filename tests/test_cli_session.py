@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.io.readers import METADATA_KEY, read_layers
 from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SliceMarks
-from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.session.volume import ImageSource
 
 from .session.conftest import PlayedJob, train
@@ -26,7 +26,7 @@ CLEAN = (6, 12, 18)
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """A session of an oblique NIfTI file, as the window saves it: in the layer's order (k, j, i)."""
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
     made = make_phantom((24, 40, 48))
     file = tmp_path / "scan.nii.gz"
     nibabel.Nifti1Image(made.image.T.astype(np.int16), AFFINE).to_filename(file)

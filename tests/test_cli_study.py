@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.io.phantom import make_phantom
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.persistence.loader import load_session
 
 NAMES = ("a", "b", "c", "d")
 TABLE = """image,labels,clean,slice_axis

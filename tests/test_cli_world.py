@@ -12,7 +12,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import to_slices
 from napari_mlbseg.io.layer_grid import layer_grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_mlbseg.cluster_address import checked_address, is_exposed
+from napari_mlbseg.config.cluster_address import checked_address, is_exposed
 
 
 @pytest.mark.parametrize(

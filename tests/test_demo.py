@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.viewer import demo
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only X and Wayland can be missing")

@@ -26,9 +26,9 @@ def loaded(*imports: str) -> set[str]:
 
 def modules_of(package: str) -> list[str]:
     """Import statements for a package and all its modules."""
-    folder = ROOT / "napari_mlbseg" / package
-    names = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__"))
-    return [f"import napari_mlbseg.{package}", *(f"import napari_mlbseg.{package}.{name}" for name in names)]
+    paths = sorted((ROOT / "napari_mlbseg" / package).rglob("*.py"))
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in paths]
+    return [f"import {'.'.join(part for part in each if part != '__init__')}" for each in parts]
 
 
 def test_importing_the_package_loads_next_to_nothing():
@@ -41,7 +41,7 @@ def test_the_process_that_shows_the_window_holds_no_torch():
 
 
 def test_the_command_line_holds_neither_torch_nor_a_window():
-    assert not loaded("import napari_mlbseg.cli") & {"torch", "monai", "napari", "qtpy", "magicgui"}
+    assert not loaded("import napari_mlbseg.cli.main") & {"torch", "monai", "napari", "qtpy", "magicgui"}
 
 
 def test_jobs_sessions_and_files_need_no_window():
@@ -78,7 +78,7 @@ def test_import_linter_keeps_the_contracts():
 
 
 @needs_import_linter
-@pytest.mark.parametrize("module", ["cli_predict.py", "viewer/panel.py", "jobs/folder.py"])
+@pytest.mark.parametrize("module", ["cli/predict.py", "viewer/panels/panel.py", "jobs/folder.py"])
 def test_torch_in_a_module_that_the_window_or_the_command_line_loads_breaks_a_contract(tmp_path, module):
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     shutil.copytree(ROOT / "napari_mlbseg", tmp_path / "napari_mlbseg", ignore=shutil.ignore_patterns("__pycache__"))

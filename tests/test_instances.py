@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg import cli
+from napari_mlbseg.cli import main as cli
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.label_planes import instance_note, label_numbers, link_slices
-from napari_mlbseg.engine.results import MemoryResults, result_layout
-from napari_mlbseg.engine.train import train
 from napari_mlbseg.events import Finished
 from napari_mlbseg.instances import are_instances, link_objects, objects_of, to_classes
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+from napari_mlbseg.training.label_planes import instance_note, label_numbers, link_slices
+from napari_mlbseg.training.results import MemoryResults, result_layout
+from napari_mlbseg.training.trainer import train
 
 
 def discs(n: int = 49, side: int = 112, radius: float = 7.5, shift: float = 0.0) -> np.ndarray:

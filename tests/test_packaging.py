@@ -64,7 +64,7 @@ def test_defaults_of_the_settings_are_those_of_the_parameters():
 def test_the_docks_beside_the_main_one_are_widgets_under_the_names_that_open_them():
     contributions = PluginManifest.from_file(MANIFEST).contributions
     names = {widget.command: widget.display_name for widget in contributions.widgets}
-    registry = import_module("napari_mlbseg.viewer.dock_registry")
+    registry = import_module("napari_mlbseg.viewer.docks.registry")
     assert names["napari-mlbseg.curves"] == registry.CURVES
     assert names["napari-mlbseg.inspector"] == registry.INSPECTOR
     in_menus = {item.command for items in contributions.menus.values() for item in items}
@@ -115,7 +115,7 @@ def test_a_wheel_carries_the_manifest_and_nothing_but_the_package(tmp_path):
     assert "napari_mlbseg/py.typed" in names
     assert {name.split("/")[0] for name in names} == {"napari_mlbseg", information}
     assert "[napari.manifest]\nnapari-mlbseg = napari_mlbseg:napari.yaml" in entry_points
-    assert "napari-mlbseg = napari_mlbseg.cli:main" in entry_points
+    assert "napari-mlbseg = napari_mlbseg.cli.main:main" in entry_points
     assert "Classifier: Framework :: napari" in metadata
     assert "License-Expression: BSD-3-Clause" in metadata
 

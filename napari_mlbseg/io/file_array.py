@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from napari_mlbseg.io.array_view import is_on_disk, plain_dtype
+from napari_mlbseg._util.arrays import is_on_disk, plain_dtype
 from napari_mlbseg.io.image_file import split_series
 
 __all__ = ["FileArray", "FileSource"]

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_on_disk
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, is_on_disk
+from napari_mlbseg.io.disk_buffered_write import write_spooled
 from napari_mlbseg.io.image_file import (
     SERIES_MARK,
     FileGrid,
@@ -24,9 +25,8 @@ from napari_mlbseg.io.image_file import (
     split_series,
 )
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, encode_nifti, is_nifti, read_nifti, write_nifti
-from napari_mlbseg.io.spooling import write_spooled
+from napari_mlbseg.io.ome_zarr import ZARR_SUFFIXES, is_zarr, ome_metadata, read_zarr, write_zarr
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, encode_tiff, read_tiff, write_tiff
-from napari_mlbseg.io.zarr_image import ZARR_SUFFIXES, is_zarr, ome_metadata, read_zarr, write_zarr
 
 __all__ = [
     "SUFFIXES",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +25,6 @@ __all__ = [
     "slice_spacing",
     "split_series",
     "to_slices",
-    "write_file_atomically",
 ]
 
 
@@ -248,25 +246,6 @@ def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
         if np.iinfo(smallest).min <= low and high <= np.iinfo(smallest).max:
             return np.dtype(smallest)
     raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 63 bits.")
-
-
-def write_file_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file and rename it to `path`: a reader sees the old file or the whole new one.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written or the disk is full; `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _slice_order(grid: FileGrid, slice_axis: int) -> tuple[int, int, int]:

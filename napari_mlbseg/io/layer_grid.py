@@ -16,10 +16,10 @@ import numpy as np
 from napari_mlbseg.io.files import has_known_suffix
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
 from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, NiftiNative, nifti_grid_with_affine
+from napari_mlbseg.io.ome_zarr import new_zarr_grid
 from napari_mlbseg.io.readers import layer_geometry
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, new_tiff_grid
 from napari_mlbseg.io.units import conversion_factor, unit_name
-from napari_mlbseg.io.zarr_image import new_zarr_grid
 
 __all__ = ["layer_grid", "needs_affine", "warn_of_loss"]
 

@@ -15,8 +15,9 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, native
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError, write_file_atomically
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, native
+from napari_mlbseg._util.files import atomic_path
+from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
 from napari_mlbseg.io.units import conversion_factor, is_length
 
 __all__ = [
@@ -115,7 +116,8 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
     OSError
         If the file cannot be written.
     """
-    write_file_atomically(path, lambda file: encode_nifti(file, array, axes, grid, path.name.endswith(".gz")))
+    with atomic_path(path) as temporary, temporary.open("w+b") as file:
+        encode_nifti(file, array, axes, grid, path.name.endswith(".gz"))
 
 
 def encode_nifti(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid, compress: bool) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from napari_mlbseg.io.array_view import flipped
+from napari_mlbseg._util.arrays import flipped
 from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
 from napari_mlbseg.io.nifti import NiftiNative
+from napari_mlbseg.io.ome_zarr import ZarrNative
 from napari_mlbseg.io.units import conversion_factor
-from napari_mlbseg.io.zarr_image import ZarrNative
 
 __all__ = ["Turn", "axis_along", "direction_of_axis", "on_grid_of", "turn_between", "turn_note", "world_affine"]
 

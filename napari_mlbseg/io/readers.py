@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_on_disk, moved_axis
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, is_on_disk, moved_axis
 from napari_mlbseg.io.files import as_labels, is_image_path, read_image
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile, ImageFileError
 from napari_mlbseg.io.nifti import NiftiNative
+from napari_mlbseg.io.ome_zarr import ZarrNative
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
-from napari_mlbseg.io.zarr_image import ZarrNative
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "layer_geometry", "read_layer", "read_layers"]
 

@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView
-from napari_mlbseg.io.array_view import native as in_native_order
-from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError, write_file_atomically
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView
+from napari_mlbseg._util.arrays import native as in_native_order
+from napari_mlbseg._util.files import atomic_path
+from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError
 from napari_mlbseg.io.units import in_one_unit, unit_name
 
 __all__ = ["TIFF_SUFFIXES", "TiffNative", "encode_tiff", "new_tiff_grid", "read_tiff", "write_tiff"]
@@ -146,7 +147,8 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
     OSError
         If the file cannot be written.
     """
-    write_file_atomically(path, lambda file: encode_tiff(file, array, axes, grid))
+    with atomic_path(path) as temporary, temporary.open("w+b") as file:
+        encode_tiff(file, array, axes, grid)
 
 
 def encode_tiff(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid) -> None:

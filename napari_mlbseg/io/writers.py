@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import MAPPED_BYTES, ArrayView, is_lazy
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, is_lazy
 from napari_mlbseg.io.files import write_array
 from napari_mlbseg.io.image_file import ImageFileError
 from napari_mlbseg.io.layer_grid import layer_grid, warn_of_loss

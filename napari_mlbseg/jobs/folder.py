@@ -22,17 +22,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from napari_mlbseg._util.files import safe_name, write_atomically
+from napari_mlbseg._util.zarr_arrays import create_array, open_array
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.results import ResultArray, result_layout
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
-from napari_mlbseg.jobs.arrays import create_array, open_array
 from napari_mlbseg.jobs.inputs import (
     ArrayReference,
     Copied,
@@ -43,30 +42,23 @@ from napari_mlbseg.jobs.inputs import (
     store_slices,
 )
 from napari_mlbseg.task import SegmentationTask, Volume
+from napari_mlbseg.training.results import ResultArray, result_layout
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["SCHEMA_VERSION", "EventReader", "JobFolder", "JobKind", "Request", "ZarrResults", "write_atomically"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "EventReader",
+    "JobFolder",
+    "JobKind",
+    "Request",
+    "ZarrResults",
+]
 
 SCHEMA_VERSION = 2  # 1 knew no arrays that the worker makes of files
 
 JobKind = Literal["train", "predict", "leave_one_out"]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the whole new one, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 class VolumeRequest(BaseModel):
@@ -377,11 +369,6 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
 
     def __len__(self) -> int:
         return len(self._arrays)
-
-
-def safe_name(name: str) -> str:
-    """`name` as a folder name on every file system."""
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ")[:80] or "volume"
 
 
 def _nothing_painted(image: Any) -> np.ndarray:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from napari_mlbseg.io.array_view import ArrayView
+from napari_mlbseg._util.arrays import ArrayView
+from napari_mlbseg._util.files import atomic_path
+from napari_mlbseg._util.zarr_arrays import create_array, local_path, open_array
 from napari_mlbseg.io.file_array import FileArray, FileSource
-from napari_mlbseg.jobs.arrays import create_array, local_path, open_array
 
 __all__ = ["ArrayReference", "Copied", "InputPart", "Step", "share_fetched", "store_array", "store_slices"]
 
@@ -80,9 +81,8 @@ class ArrayReference(BaseModel):
         path = folder / self.path
         if self.source is None or path.exists() or (self.source.in_parts and not to_send):
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
-        np.save(temporary, np.ascontiguousarray(FileArray(self.source).read()), allow_pickle=False)
-        temporary.replace(path)
+        with atomic_path(path, durable=False) as temporary:  # it can be made again
+            np.save(temporary, np.ascontiguousarray(FileArray(self.source).read()), allow_pickle=False)
 
 
 def _go_on(done: int, total: int) -> None:

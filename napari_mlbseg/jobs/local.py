@@ -16,12 +16,13 @@ from pathlib import Path
 
 import psutil
 
+from napari_mlbseg._util.files import write_atomically
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
-from napari_mlbseg.jobs.autopsy import explain_death
+from napari_mlbseg.jobs.backend import JobState
+from napari_mlbseg.jobs.exit_status import explain_death
 from napari_mlbseg.jobs.failures import full_disk
-from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind, write_atomically
+from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind
 from napari_mlbseg.jobs.inputs import Copied
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.processes import PARENT, lives
 from napari_mlbseg.task import SegmentationTask
 
@@ -34,7 +35,7 @@ _FINAL_STATES = {Finished: JobState.FINISHED, Cancelled: JobState.CANCELLED, Fai
 
 
 class LocalJob:
-    """A job whose worker is a process on this machine (see `napari_mlbseg.jobs.job.Job`).
+    """A job whose worker is a process on this machine (see `napari_mlbseg.jobs.backend.Job`).
 
     Make one with `create` (a new job) or `attach` (one that an earlier process started). The worker goes on if this
     process dies, because it talks to the folder only.

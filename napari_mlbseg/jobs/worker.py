@@ -18,14 +18,15 @@ from dataclasses import replace
 
 import psutil
 
+from napari_mlbseg._util.files import write_atomically
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory
-from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults, write_atomically
+from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults
 from napari_mlbseg.jobs.processes import be_modest, lives, parent
 from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import SegmentationTask
+from napari_mlbseg.training.imports import without_collector
 
 __all__ = ["main"]
 
@@ -102,7 +103,7 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
 
 def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
     try:
-        from napari_mlbseg.jobs.cluster import relay
+        from napari_mlbseg.jobs.dask.runner import relay
     except ImportError:
         raise ValueError("For a cluster, install the extra of that name: pip install napari-mlbseg[cluster].") from None
     yield from relay(folder, request)
@@ -112,14 +113,14 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
     previous = JobFolder(request.previous) if request.previous else None
     events: Iterator[Event]
     if request.kind == "leave_one_out":
-        from napari_mlbseg.engine.leave_one_out import leave_one_out
+        from napari_mlbseg.training.cross_validation import leave_one_out
 
         events = leave_one_out(task, task.config.device, stop=folder.cancel_file.exists, start=start)
     elif request.kind == "predict":
         if previous is None:
             raise ValueError("A prediction needs the folder of a finished training.")
         with without_collector():
-            from napari_mlbseg.engine.predict import predict
+            from napari_mlbseg.training.inference import predict
 
         events = predict(
             task,
@@ -130,7 +131,7 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             start=start,
         )
     else:
-        from napari_mlbseg.engine.train import train
+        from napari_mlbseg.training.trainer import train
 
         events = train(
             task,

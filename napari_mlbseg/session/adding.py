@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_mlbseg.io.dataset_table import StudyRow
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.files import read_labels
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, default_slice_axis, layer_axis
 from napari_mlbseg.io.orientation import on_grid_of
 from napari_mlbseg.io.read_pixels import READ_KEY
 from napari_mlbseg.io.readers import image_layers, read_layer, read_layers
-from napari_mlbseg.io.study import StudyRow
-from napari_mlbseg.session.marks import SliceMarks
-from napari_mlbseg.session.records import Geometry
+from napari_mlbseg.session.clean_slices import SliceMarks
+from napari_mlbseg.session.persistence.schema import Geometry
 from napari_mlbseg.session.volume import AnnotatedVolume, ImageSource
 
 __all__ = ["read_volume"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from psygnal import Signal
 
-from napari_mlbseg.session import home
-from napari_mlbseg.session.autosave import Autosave
-from napari_mlbseg.session.marks import Acceptance, Provenance, SliceMarks, slice_digest
-from napari_mlbseg.session.records import SessionError, SessionRecord
-from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.clean_slices import Acceptance, Provenance, SliceMarks, slice_digest
+from napari_mlbseg.session.persistence import session_paths
+from napari_mlbseg.session.persistence.autosave import Autosave
+from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.folder import SessionFolder
+from napari_mlbseg.session.persistence.schema import SessionError, SessionRecord
 from napari_mlbseg.session.volume import AnnotatedVolume
-from napari_mlbseg.session.watcher import SliceWatcher
 
 __all__ = ["KeptVolumes"]
 
@@ -181,7 +181,7 @@ class KeptVolumes(ABC):
     @property
     def is_unsaved(self) -> bool:
         """Whether nobody has chosen a place for it."""
-        return self._autosave is None or home.is_unsaved(self._autosave.folder.path)
+        return self._autosave is None or session_paths.is_unsaved(self._autosave.folder.path)
 
     @property
     def read_only(self) -> str:
@@ -209,7 +209,7 @@ class KeptVolumes(ABC):
     def _saver(self) -> Autosave:
         """What keeps the folder; the first thing to keep decides its name."""
         if self._autosave is None:
-            self._use(SessionFolder(home.unsaved_path(next(iter(self._volumes), "session"))))
+            self._use(SessionFolder(session_paths.unsaved_path(next(iter(self._volumes), "session"))))
         assert self._autosave is not None  # it was just made
         return self._autosave
 
@@ -234,7 +234,7 @@ class KeptVolumes(ABC):
         saver.slice_changed.disconnect(self._on_slice_changed)
         saver.problem_changed.disconnect(self._on_problem)
         is_ours = save and not saver.read_only
-        if is_ours and home.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
+        if is_ours and session_paths.is_unsaved(saver.folder.path) and not self._is_worth_keeping(saver):
             saver.folder.remove()
         self._volumes, self._marks = {}, {}
 
@@ -243,7 +243,7 @@ class KeptVolumes(ABC):
         if saver.read_only and saver.is_awake:
             with suppress(OSError, SessionError):
                 saver.sweep()
-                path = home.unsaved_path(saver.folder.path.stem)
+                path = session_paths.unsaved_path(saver.folder.path.stem)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 saver.move(SessionFolder(path), keep=True, rounds=False)
 

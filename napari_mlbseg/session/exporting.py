@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import ArrayView, moved_axis
+from napari_mlbseg._util.arrays import ArrayView, moved_axis
+from napari_mlbseg._util.files import safe_name
 from napari_mlbseg.io.files import write_array
 from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid
 from napari_mlbseg.io.layer_grid import layer_grid, needs_affine, warn_of_loss
 from napari_mlbseg.io.units import unit_name
-from napari_mlbseg.io.volumes import TRAINED_FILES
-from napari_mlbseg.jobs.folder import safe_name
+from napari_mlbseg.jobs.report import TRAINED_FILES
 from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.session.volume import AnnotatedVolume
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_mlbseg.events import Event, Finished, HeldOut, Preview, is_terminal
+from napari_mlbseg.jobs.backend import Job
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.jobs.job import Job
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session.records import RoundRecord, SliceScore
+from napari_mlbseg.session.persistence.folder import folder_bytes
+from napari_mlbseg.session.persistence.schema import RoundRecord, SliceScore
 from napari_mlbseg.session.scores import mean_dice, mean_hd95
-from napari_mlbseg.session.storage import folder_bytes
-from napari_mlbseg.session.suggest import take_statistics
+from napari_mlbseg.session.suggestions import take_statistics
 from napari_mlbseg.task import SegmentationTask
 
 if TYPE_CHECKING:
-    from napari_mlbseg.engine.suspicious import SuspiciousPlace
+    from napari_mlbseg.training.error_regions import SuspiciousPlace
 
 __all__ = ["Check", "Round", "Run"]
 
@@ -164,7 +164,7 @@ class Round(Run):
 
     def find_places(self) -> dict[str, list[tuple[int, SuspiciousPlace]]]:
         """Read where to look again, as `places`; takes time."""
-        from napari_mlbseg.engine.suspicious import (
+        from napari_mlbseg.training.error_regions import (
             suspicious_places,  # brings scipy, which the window need not wait for
         )
 

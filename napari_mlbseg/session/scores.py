@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from napari_mlbseg.session.records import SliceScore
+from napari_mlbseg.session.persistence.schema import SliceScore
 
 __all__ = ["advice", "mean_dice", "mean_hd95", "score_slice"]
 
@@ -47,7 +47,7 @@ def score_slice(
     SliceScore
         Means over the classes that occur in either. Dice is 1 and HD95 is 0 where there is none.
     """
-    from napari_mlbseg.engine.metrics import compare_labels  # brings scipy, which the window need not wait for
+    from napari_mlbseg.method.metrics import compare_labels  # brings scipy, which the window need not wait for
 
     if instances:
         prediction, painted = prediction > 0, painted > 0

@@ -16,17 +16,17 @@ from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.jobs.folder import JobFolder
-from napari_mlbseg.session import home
-from napari_mlbseg.session.autosave import Autosave
-from napari_mlbseg.session.lock import SessionBusyError
-from napari_mlbseg.session.marks import SliceMarks
-from napari_mlbseg.session.opening import LoadedSession
-from napari_mlbseg.session.recording import make_record
-from napari_mlbseg.session.records import RoundRecord, SessionError, SessionRecord, VolumeRecord
-from napari_mlbseg.session.restoring import RemovedAnnotation, RestoredAnnotation, removed_annotations
+from napari_mlbseg.session.clean_slices import SliceMarks
+from napari_mlbseg.session.persistence import session_paths
+from napari_mlbseg.session.persistence.autosave import Autosave
+from napari_mlbseg.session.persistence.folder import SUFFIX, SessionFolder
+from napari_mlbseg.session.persistence.loader import LoadedSession
+from napari_mlbseg.session.persistence.lock import SessionBusyError
+from napari_mlbseg.session.persistence.recording import make_record
+from napari_mlbseg.session.persistence.restoring import RemovedAnnotation, RestoredAnnotation, removed_annotations
+from napari_mlbseg.session.persistence.schema import RoundRecord, SessionError, SessionRecord, VolumeRecord
 from napari_mlbseg.session.rounds import Round
-from napari_mlbseg.session.storage import SUFFIX, SessionFolder
-from napari_mlbseg.session.suggest import Suggestion
+from napari_mlbseg.session.suggestions import Suggestion
 from napari_mlbseg.session.training import SessionState, TrainedVolumes
 from napari_mlbseg.session.volume import AnnotatedVolume
 
@@ -40,7 +40,7 @@ class SegmentationSession(TrainedVolumes):
     ----------
     folder : path, optional
         ``NAME.mlbseg``; made when there is something to keep. By default one among the sessions that nobody has saved
-        yet (`napari_mlbseg.session.home`), which is deleted at the end if nothing was painted and nothing trained.
+        yet (see `session_paths`), which is deleted at the end if nothing was painted and nothing trained.
 
     Notes
     -----
@@ -176,7 +176,7 @@ class SegmentationSession(TrainedVolumes):
         with suppress(OSError, SessionError):  # what cannot be written here is written there
             self.save()
         self._move(self._saver(), target)
-        home.remember(target)
+        session_paths.remember(target)
         self.folder_changed.emit()
         self.round_shown.emit(self.shown_round)  # its files lie elsewhere now
 
@@ -232,7 +232,7 @@ class SegmentationSession(TrainedVolumes):
             raise
         if busy is None:
             saver.touch_record(wake=True)
-        home.remember(loaded.folder.path)
+        session_paths.remember(loaded.folder.path)
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.session.watcher import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
 from napari_mlbseg.task import Volume
 
 __all__ = ["SliceSnapshot", "with_snapshot"]

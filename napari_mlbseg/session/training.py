@@ -16,11 +16,11 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session.annotations import KeptVolumes
-from napari_mlbseg.session.beginning import Beginning, unread_images
-from napari_mlbseg.session.launching import AbandonedError, Launch, check_launch, round_launch
-from napari_mlbseg.session.records import SliceScore
+from napari_mlbseg.session.job_starter import Beginning, unread_images
+from napari_mlbseg.session.launcher import AbandonedError, Launch, check_launch, round_launch
+from napari_mlbseg.session.persistence.schema import SliceScore
+from napari_mlbseg.session.round_history import RoundShelf
 from napari_mlbseg.session.rounds import Check, Round, Run
-from napari_mlbseg.session.shelf import RoundShelf
 from napari_mlbseg.session.snapshot import with_snapshot
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_mlbseg.io.array_view import ArrayView, moved_axis
+from napari_mlbseg._util.arrays import ArrayView, moved_axis
+from napari_mlbseg._util.zarr_arrays import local_path
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.image_file import FileGrid, layer_axis
-from napari_mlbseg.jobs.arrays import local_path
-from napari_mlbseg.session.marks import SliceMarks
-from napari_mlbseg.session.records import Geometry
+from napari_mlbseg.session.clean_slices import SliceMarks
+from napari_mlbseg.session.persistence.schema import Geometry
 from napari_mlbseg.task import TaskError, Volume
 
 __all__ = ["AnnotatedVolume", "ImageSource", "free_name", "new_uid"]

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QPushButton
 
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.dock import MLBSegDock
-from napari_mlbseg.viewer.dock_registry import open_dock
+from napari_mlbseg.viewer.docks.registry import open_dock
 
 __all__ = [
     "accept",

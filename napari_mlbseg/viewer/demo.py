@@ -100,8 +100,8 @@ class _Stage:
 def _set_up(phantom: Phantom, seconds: float, folder: Path | None) -> _Stage:
     import napari
 
-    from napari_mlbseg.viewer.binding import make_annotation
     from napari_mlbseg.viewer.dock import MLBSegDock
+    from napari_mlbseg.viewer.layers.binding import make_annotation
 
     viewer = napari.Viewer(title="napari-mlbseg demo")
     viewer.window.resize(*_WINDOW)

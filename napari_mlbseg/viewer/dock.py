@@ -9,22 +9,22 @@ import napari.viewer
 from qtpy.QtCore import QTimer
 
 from napari_mlbseg.session import Round, SegmentationSession, SessionState
-from napari_mlbseg.viewer.clean_panel import CleanPanel
-from napari_mlbseg.viewer.controller import DockController
-from napari_mlbseg.viewer.data_panel import DataPanel
-from napari_mlbseg.viewer.dialogs import Question, ask
-from napari_mlbseg.viewer.dock_registry import MAIN, docks
-from napari_mlbseg.viewer.dock_widget import DockWidget
-from napari_mlbseg.viewer.panel import in_reading_order
-from napari_mlbseg.viewer.results_panel import ResultsPanel
-from napari_mlbseg.viewer.review_panel import ReviewPanel
-from napari_mlbseg.viewer.rounds_panel import RoundsPanel
-from napari_mlbseg.viewer.session_panel import SessionPanel
-from napari_mlbseg.viewer.train_panel import TrainPanel
-from napari_mlbseg.viewer.volumes_panel import VolumesPanel
+from napari_mlbseg.viewer.controllers.controller import DockController
+from napari_mlbseg.viewer.docks.dock_widget import DockWidget
+from napari_mlbseg.viewer.docks.registry import MAIN, docks
+from napari_mlbseg.viewer.panels.clean_slices import CleanPanel
+from napari_mlbseg.viewer.panels.data import DataPanel
+from napari_mlbseg.viewer.panels.panel import in_reading_order
+from napari_mlbseg.viewer.panels.results import ResultsPanel
+from napari_mlbseg.viewer.panels.review import ReviewPanel
+from napari_mlbseg.viewer.panels.rounds import RoundsPanel
+from napari_mlbseg.viewer.panels.session import SessionPanel
+from napari_mlbseg.viewer.panels.train import TrainPanel
+from napari_mlbseg.viewer.panels.volumes import VolumesPanel
+from napari_mlbseg.viewer.widgets.dialogs import Question, ask
 
 if TYPE_CHECKING:
-    from napari_mlbseg.viewer.panel import Panel
+    from napari_mlbseg.viewer.panels.panel import Panel
 
 __all__ = ["MLBSegDock"]
 

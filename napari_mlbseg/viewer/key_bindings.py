@@ -10,7 +10,7 @@ from napari_mlbseg.viewer.keys import SHORTCUTS, Shortcut
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_mlbseg.viewer.controller import DockController
+    from napari_mlbseg.viewer.controllers.controller import DockController
 
 __all__ = ["KeyBindings"]
 

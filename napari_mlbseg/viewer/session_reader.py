@@ -9,7 +9,7 @@ from typing import Any
 import napari
 from qtpy.QtCore import QTimer
 
-from napari_mlbseg.session.storage import is_session
+from napari_mlbseg.session.persistence.folder import is_session
 
 __all__ = ["get_reader"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from napari_mlbseg.cluster_address import checked_address
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.session import SegmentationSession, home
+from napari_mlbseg.config.cluster_address import checked_address
+from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.session.persistence import session_paths
 
 __all__ = ["apply_settings"]
 
@@ -26,7 +27,7 @@ def apply_settings(session: SegmentationSession) -> None:
         training.preset, time_budget=training.time_budget, cluster=_address(training.cluster)
     )
     session.warm_start = training.warm_start
-    home.choose(Path(settings.sessions.folder) if settings.sessions.folder else None)
+    session_paths.choose(Path(settings.sessions.folder) if settings.sessions.folder else None)
 
 
 def _address(text: str) -> str:

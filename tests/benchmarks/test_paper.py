@@ -15,7 +15,7 @@ from benchmarks.paper import epoch_steps, largest_component, training_task
 from benchmarks.paper_tables import PUBLISHED, summarise
 from benchmarks.runs import read_runs
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.schedule import Schedule
+from napari_mlbseg.training.schedule import Schedule
 
 TINY = ["--preset", "quick", "--set", "features=8,16,16", "--set", "patch_size=48", "--device", "cpu"]
 

@@ -16,10 +16,10 @@ pytest.importorskip("cv2", reason="the reference makes its views with OpenCV, of
 from benchmarks.reference import Reference, unwarp_by_opencv, warp_by_opencv
 from benchmarks.step import Case, main, measure
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.augment import Batch
-from napari_mlbseg.engine.learner import Learner
-from napari_mlbseg.engine.networks import build_network
-from napari_mlbseg.engine.views import IDENTITY, View, unwarp, warp
+from napari_mlbseg.method.views import IDENTITY, View, unwarp, warp
+from napari_mlbseg.training.augmentation import Batch
+from napari_mlbseg.training.networks import build_network
+from napari_mlbseg.training.step import Learner
 
 CPU = torch.device("cpu")
 SIDE = 32

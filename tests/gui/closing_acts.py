@@ -14,7 +14,7 @@ import napari
 import numpy as np
 from qtpy.QtTest import QTest
 
-from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.viewer.commands import find_dock
 
 WAYS = {

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.events import Event, Preview, Stage, is_terminal
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import JobFolder, ZarrResults
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.task import SegmentationTask
 
 N_SLICES, HEIGHT, WIDTH = 12, 48, 40
@@ -95,7 +95,7 @@ class FakeJob:
 @pytest.fixture
 def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs that the test plays."""
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", FakeJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
 
 
 @pytest.fixture

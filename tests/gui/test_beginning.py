@@ -52,7 +52,7 @@ def filtered(open_dock, make_napari_viewer, image):
 
 
 def test_the_window_goes_on_and_says_how_far_the_copying_is(filtered, wait_for, monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.kept._BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.volume_store._BATCH_SECONDS", 0.0)
     viewer, dock, annotation, made = filtered
     session = dock.controller.session
     dock.train.button.click()

@@ -14,7 +14,7 @@ import tifffile
 
 from napari_mlbseg.session import AnnotatedVolume, SegmentationSession
 from napari_mlbseg.session.exporting import export_session
-from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.session.volume import ImageSource
 
 pytestmark = [pytest.mark.gui]

@@ -99,7 +99,7 @@ def test_a_job_outlives_the_window_and_even_this_machine(
         assert not dask.is_idle, "it goes on over there"
 
         notices: list[str] = []
-        monkeypatch.setattr("napari_mlbseg.viewer.job_notices.show_info", notices.append)
+        monkeypatch.setattr("napari_mlbseg.viewer.controllers.notifications.show_info", notices.append)
         viewer = make_napari_viewer(show=True, strict_qt="raise")
         _, dock = open_dock(viewer)
         session = dock.controller.session

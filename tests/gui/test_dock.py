@@ -8,7 +8,7 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.viewer.keys import SHORTCUTS
-from napari_mlbseg.viewer.result_kinds import RESULT_KINDS
+from napari_mlbseg.viewer.layers.result_kinds import RESULT_KINDS
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -156,7 +156,7 @@ def test_coarsest_axis_is_the_slice_axis(open_dock, make_napari_viewer, image):
 
 
 def test_a_label_shrinks_again(qtbot):
-    from napari_mlbseg.viewer.panel import WrappedLabel
+    from napari_mlbseg.viewer.panels.panel import WrappedLabel
 
     label = WrappedLabel()
     qtbot.addWidget(label)

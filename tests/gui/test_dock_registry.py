@@ -11,8 +11,8 @@ from unittest.mock import Mock
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_mlbseg.viewer.dock_registry import CURVES, INSPECTOR, DockRegistry, docks, open_beside, open_dock
-from napari_mlbseg.viewer.side_dock import SideDock
+from napari_mlbseg.viewer.docks.registry import CURVES, INSPECTOR, DockRegistry, docks, open_beside, open_dock
+from napari_mlbseg.viewer.docks.side_dock import SideDock
 from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
@@ -78,7 +78,7 @@ def test_loading_the_plots_leaves_the_handling_of_errors_alone():
         """
         import sys, threading
         before = sys.excepthook, threading.excepthook
-        import napari_mlbseg.viewer.plots
+        import napari_mlbseg.viewer.widgets.plots
         print(before == (sys.excepthook, threading.excepthook))
         """
     )

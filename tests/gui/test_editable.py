@@ -12,10 +12,10 @@ import zarr
 from napari._app_model import get_app_model
 from qtpy.QtCore import Qt
 
-from napari_mlbseg.io.array_view import ArrayView
-from napari_mlbseg.viewer import editable
-from napari_mlbseg.viewer.arrays import SliceReader
-from napari_mlbseg.viewer.binding import is_result
+from napari_mlbseg._util.arrays import ArrayView
+from napari_mlbseg.viewer.layers import editable
+from napari_mlbseg.viewer.layers.arrays import SliceReader
+from napari_mlbseg.viewer.layers.binding import is_result
 from tests.gui.acts import make_ready
 from tests.gui.person import Person
 

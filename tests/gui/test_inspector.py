@@ -15,11 +15,11 @@ from qtpy.QtGui import QImage, QMouseEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_mlbseg.events import Finished, FinishReason
-from napari_mlbseg.viewer.binding import METADATA_KEY, is_result
-from napari_mlbseg.viewer.dock_registry import docks
-from napari_mlbseg.viewer.inspector import WeightInspectorDock
-from napari_mlbseg.viewer.map_export import with_suffix
-from napari_mlbseg.viewer.map_values import SliceMeans, VolumeMaps, histogram
+from napari_mlbseg.viewer.docks.inspector import WeightInspectorDock
+from napari_mlbseg.viewer.docks.registry import docks
+from napari_mlbseg.viewer.layers.binding import METADATA_KEY, is_result
+from napari_mlbseg.viewer.layers.map_values import SliceMeans, VolumeMaps, histogram
+from napari_mlbseg.viewer.widgets.map_export import with_suffix
 from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]

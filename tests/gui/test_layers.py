@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.events import Finished, FinishReason
-from napari_mlbseg.viewer.binding import METADATA_KEY
+from napari_mlbseg.viewer.layers.binding import METADATA_KEY
 from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]

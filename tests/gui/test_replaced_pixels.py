@@ -7,8 +7,8 @@ import pytest
 
 from napari_mlbseg.events import Finished, FinishReason, Preview, Stage
 from napari_mlbseg.session import SessionState
-from napari_mlbseg.viewer.curves import CurvesDock
-from napari_mlbseg.viewer.inspector import WeightInspectorDock
+from napari_mlbseg.viewer.docks.curves import CurvesDock
+from napari_mlbseg.viewer.docks.inspector import WeightInspectorDock
 from tests.gui.acts import make_ready, press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]

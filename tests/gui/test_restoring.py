@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.persistence.folder import SessionFolder
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

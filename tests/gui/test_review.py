@@ -11,9 +11,9 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.session import Provenance, SessionState
-from napari_mlbseg.session.home import recent_sessions, unsaved_sessions
-from napari_mlbseg.viewer.binding import METADATA_KEY
-from napari_mlbseg.viewer.comparison import GONE, NEW, OTHER, difference
+from napari_mlbseg.session.persistence.session_paths import recent_sessions, unsaved_sessions
+from napari_mlbseg.viewer.layers.binding import METADATA_KEY
+from napari_mlbseg.viewer.layers.comparison import GONE, NEW, OTHER, difference
 from tests.gui.acts import press_train, until_begun
 
 from ..session.conftest import PlayedJob
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gui
 @pytest.fixture(autouse=True)
 def played(monkeypatch):
     """Jobs whose worker the test plays, in real job folders."""
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
     monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
 
 
@@ -310,7 +310,7 @@ def test_a_full_disk_is_said_in_the_dock_and_painting_goes_on(reviewed, wait_for
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_mlbseg.session.storage.SliceArray.write", refuse)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.folder.SliceArray.write", refuse)
     annotation.paint((9, 5, 5), 1)
     wait_for(lambda: not dock.session.problem.isHidden() and "No space left" in dock.session.problem.text(), 10)
     annotation.paint((10, 5, 5), 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from napari_mlbseg.session import SegmentationSession, home
+from napari_mlbseg.session import SegmentationSession
+from napari_mlbseg.session.persistence import session_paths
 from napari_mlbseg.viewer.settings import apply_settings
 
 pytestmark = pytest.mark.gui
@@ -26,7 +27,7 @@ def settings():
     for name, section in sections.items():
         for key, value in before[name].items():
             setattr(section, key, value)
-    home.choose(None)
+    session_paths.choose(None)
 
 
 def test_a_new_session_starts_as_the_settings_say(settings, tmp_path, monkeypatch):

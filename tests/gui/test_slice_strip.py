@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QToolTip
 
-from napari_mlbseg.viewer.slice_strip import SliceStrip, StripLegend, StripState
+from napari_mlbseg.viewer.widgets.slice_strip import SliceStrip, StripLegend, StripState
 
 pytestmark = pytest.mark.gui
 

@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from napari_mlbseg.events import Failed, Finished, FinishReason
 from napari_mlbseg.io.file_array import FileArray
 from napari_mlbseg.session import SessionState
-from napari_mlbseg.session.opening import AT_ONCE, load_session
+from napari_mlbseg.session.persistence.loader import AT_ONCE, load_session
 from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]

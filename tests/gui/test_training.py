@@ -14,8 +14,8 @@ import pytest
 from napari_mlbseg.events import Failed, Preview, Stage
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.session import SessionState
-from napari_mlbseg.viewer.binding import METADATA_KEY
 from napari_mlbseg.viewer.demo import clean_slices
+from napari_mlbseg.viewer.layers.binding import METADATA_KEY
 from tests.gui.acts import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow]

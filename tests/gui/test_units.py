@@ -7,7 +7,7 @@ import pytest
 
 from napari_mlbseg.io import samples
 from napari_mlbseg.viewer import commands
-from napari_mlbseg.viewer.binding import voxel_spacing
+from napari_mlbseg.viewer.layers.binding import voxel_spacing
 
 pytestmark = pytest.mark.gui
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_mlbseg._util.arrays import ArrayView
 from napari_mlbseg.io import files, writers
-from napari_mlbseg.io.array_view import ArrayView
 from napari_mlbseg.io.files import read_image, write_result
 from napari_mlbseg.io.image_file import ImageFileError
 from napari_mlbseg.io.writers import write_layer

@@ -15,7 +15,7 @@ from napari_mlbseg.io.files import read_image
 from napari_mlbseg.io.readers import read_layers
 from napari_mlbseg.io.writers import save_layer, write_layer
 from napari_mlbseg.session.exporting import export_session
-from napari_mlbseg.viewer.binding import VolumeBinding
+from napari_mlbseg.viewer.layers.binding import VolumeBinding
 
 LABELS = np.random.default_rng(0).integers(0, 4, (4, 6, 5)).astype(np.uint8)
 LAST = np.array(LABELS.shape) - 1

@@ -11,7 +11,8 @@ import pytest
 import tifffile
 import zarr
 
-from napari_mlbseg.io import array_view, readers, tiff
+from napari_mlbseg._util import arrays
+from napari_mlbseg.io import readers, tiff
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import ImageFileError, default_slice_axis
@@ -250,7 +251,7 @@ def test_label_numbers_beyond_31_bits_are_written(tmp_path, suffix, number):
 @pytest.mark.parametrize("suffix", [".nii", ".tif", ".zarr"])
 def test_what_becomes_a_layer_is_in_this_machines_byte_order(tmp_path, monkeypatch, suffix, large):
     if large:
-        for module in (array_view, readers, tiff, readers):
+        for module in (arrays, readers, tiff, readers):
             monkeypatch.setattr(module, "MAPPED_BYTES", 100)
         monkeypatch.setattr("napari_mlbseg.io.nifti.MAPPED_BYTES", 100)
     labels = np.where(STACK > 100, 2, 0).astype(">i2")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_mlbseg.io.array_view import ArrayView
+from napari_mlbseg._util.arrays import ArrayView
+from napari_mlbseg.io.dataset_table import StudyRow
 from napari_mlbseg.io.files import read_image, read_labels
 from napari_mlbseg.io.image_file import ImageFileError, default_slice_axis, has_clear_slice_axis, to_slices
 from napari_mlbseg.io.orientation import axis_along, direction_of_axis, on_grid_of, turn_between
-from napari_mlbseg.io.study import StudyRow
 from napari_mlbseg.io.volumes import load_volume
 from napari_mlbseg.session.adding import read_volume
 

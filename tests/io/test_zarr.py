@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_mlbseg.io.array_view import ArrayView
+from napari_mlbseg._util.arrays import ArrayView
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.image_file import ImageFile, ImageFileError, default_slice_axis, slice_spacing, to_slices
 from napari_mlbseg.io.readers import get_reader, read_layers
@@ -141,8 +141,8 @@ def test_napari_opens_folders_that_are_zarr_only(tmp_path: Path) -> None:
 
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("array_view", "nifti", "tiff", "readers", "volumes"):
-        monkeypatch.setattr(f"napari_mlbseg.io.{module}.MAPPED_BYTES", 100)
+    for module in ("_util.arrays", "io.nifti", "io.tiff", "io.readers", "io.volumes"):
+        monkeypatch.setattr(f"napari_mlbseg.{module}.MAPPED_BYTES", 100)
 
 
 def _nifti(path: Path) -> ImageFile:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from napari_mlbseg.jobs.autopsy import explain_death
+from napari_mlbseg.jobs.exit_status import explain_death
 
 LOG = "line one\nRuntimeError: something broke\n"
 

@@ -16,7 +16,7 @@ import pytest
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Failed, Finished, Losses, Preview, Progress, Started, is_terminal
 from napari_mlbseg.jobs import local
-from napari_mlbseg.jobs.job import JobState
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.task import resolve_task
 

@@ -28,7 +28,10 @@ from napari_mlbseg.events import (  # noqa: E402
     Progress,
     is_terminal,
 )
-from napari_mlbseg.jobs import cluster, cluster_connection, remote, worker_folder  # noqa: E402
+from napari_mlbseg.jobs.dask import connection as cluster_connection  # noqa: E402
+from napari_mlbseg.jobs.dask import mirrored_folder as worker_folder  # noqa: E402
+from napari_mlbseg.jobs.dask import remote  # noqa: E402
+from napari_mlbseg.jobs.dask import runner as cluster  # noqa: E402
 from napari_mlbseg.jobs.folder import JobFolder  # noqa: E402
 from napari_mlbseg.jobs.local import LocalJob  # noqa: E402
 from napari_mlbseg.jobs.processes import PARENT  # noqa: E402

@@ -14,7 +14,8 @@ distributed = pytest.importorskip("distributed", reason="needs the extra 'cluste
 import dask  # noqa: E402
 
 from napari_mlbseg.config import TrainingConfig  # noqa: E402
-from napari_mlbseg.jobs import cluster, cluster_connection  # noqa: E402
+from napari_mlbseg.jobs.dask import connection as cluster_connection  # noqa: E402
+from napari_mlbseg.jobs.dask import runner as cluster  # noqa: E402
 from napari_mlbseg.jobs.local import LocalJob  # noqa: E402
 from napari_mlbseg.task import resolve_task  # noqa: E402
 

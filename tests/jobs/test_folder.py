@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_mlbseg._util.files import safe_name, write_atomically
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.engine.results import RESULT_NAMES
 from napari_mlbseg.events import Cancelled, Progress, Stage, Started, to_json
-from napari_mlbseg.jobs.folder import SCHEMA_VERSION, EventReader, JobFolder, ZarrResults, safe_name, write_atomically
+from napari_mlbseg.jobs.folder import SCHEMA_VERSION, EventReader, JobFolder, ZarrResults
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
+from napari_mlbseg.training.results import RESULT_NAMES
 
 from .conftest import make_volume
 

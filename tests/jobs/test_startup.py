@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from napari_mlbseg.engine.imports import without_collector
 from napari_mlbseg.jobs.startup import _UNUSED
+from napari_mlbseg.training.imports import without_collector
 
 #: Everything that a job's process may be asked for: all kinds of jobs, and files of all kinds.
 EVERYTHING = """
@@ -18,7 +18,7 @@ from napari_mlbseg.jobs.startup import run
 def main():
     import nibabel, numpy as np, tifffile, zarr
     from napari_mlbseg.config import TrainingConfig
-    from napari_mlbseg.engine import leave_one_out, predict, train, training, networks
+    from napari_mlbseg.training import cross_validation, inference, networks, stages, trainer
     from napari_mlbseg.io import volumes
     from napari_mlbseg.jobs import failures, worker
     for architecture in ("light", "unet", "unet++"):

@@ -138,7 +138,7 @@ def test_the_device_that_was_asked_for_is_used(folder, task, monkeypatch, tmp_pa
         asked.append(options.get("device"))
         yield Finished(reason="nothing to train", steps=0, seconds=0)
 
-    monkeypatch.setattr("napari_mlbseg.engine.predict.predict", fake)
+    monkeypatch.setattr("napari_mlbseg.training.inference.predict", fake)
     config = task.config.updated(device="cpu")
     request = folder.write_request(type(task)(task.volumes, (0, 3), config), kind="predict", previous=tmp_path)
     list(worker._run(folder, request, time.monotonic()))

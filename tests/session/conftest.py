@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.events import Event, Finished, FinishReason, Preview, Stage
+from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import ZarrResults
-from napari_mlbseg.jobs.job import JobState
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session import AnnotatedVolume, Round, SegmentationSession, SliceMarks
-from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.persistence.loader import load_session
 
 
 def make_volume(name="heart", slice_axis=0, clean=(), **options) -> AnnotatedVolume:
@@ -60,7 +60,7 @@ class PlayedJob(LocalJob):
 @pytest.fixture
 def played_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs whose worker the test plays; what was started before is attached to as it is."""
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
 
 
 @pytest.fixture

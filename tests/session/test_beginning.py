@@ -16,9 +16,9 @@ import pytest
 from napari_mlbseg.events import Cancelled
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.session import SegmentationSession, SessionError, SessionState
-from napari_mlbseg.session.autosave import Autosave
-from napari_mlbseg.session.marks import combined_digest, slice_digest
-from napari_mlbseg.session.storage import SliceArray
+from napari_mlbseg.session.clean_slices import combined_digest, slice_digest
+from napari_mlbseg.session.persistence.autosave import Autosave
+from napari_mlbseg.session.persistence.folder import SliceArray
 from napari_mlbseg.task import TaskError
 
 from .conftest import PlayedJob, make_volume, reopen, train
@@ -227,7 +227,7 @@ def test_the_click_waits_for_no_disk(saved, settle, monkeypatch):
 
 
 def test_how_far_the_copying_is_is_told(lazy, monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.kept._BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.volume_store._BATCH_SECONDS", 0.0)
     told = []
     lazy.image_copied.connect(told.append)
     lazy.begin()
@@ -334,7 +334,7 @@ def test_what_cannot_be_saved_is_not_trained_on(saved, settle, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         saved.start()
     monkeypatch.undo()
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
     assert saved.start().number == 1
 
 
@@ -348,7 +348,7 @@ def test_a_job_that_cannot_be_written_leaves_nothing(saved, monkeypatch):
     assert saved.state is SessionState.IDLE
     assert job_files(saved) == []
     monkeypatch.undo()
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
     assert saved.start().number == 1
 
 
@@ -433,7 +433,7 @@ def test_an_image_that_cannot_be_computed_is_a_sentence(saved):
 
 
 def test_of_a_huge_annotation_the_clean_slices_are_compared_at_the_click(saved, settle, monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.autosave._SWEPT_BYTES", 0)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.autosave._SWEPT_BYTES", 0)
     volume = saved.volume("heart")
     saved.touch("heart")
     settle(saved)

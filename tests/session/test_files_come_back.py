@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_mlbseg.io.dataset_table import StudyRow
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.layer_grid import layer_grid
 from napari_mlbseg.io.orientation import turn_between
-from napari_mlbseg.io.study import StudyRow
 from napari_mlbseg.session import SegmentationSession
 from napari_mlbseg.session.adding import read_volume
 from napari_mlbseg.session.exporting import export_session

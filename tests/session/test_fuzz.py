@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from napari.layers import Labels
 
 from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SessionState
-from napari_mlbseg.session.marks import combined_digest, slice_digest
-from napari_mlbseg.session.opening import load_session
+from napari_mlbseg.session.clean_slices import combined_digest, slice_digest
+from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.task import TaskError
-from napari_mlbseg.viewer.accepting import AcceptedVoxels, put_back, put_prediction
+from napari_mlbseg.viewer.controllers.accept_prediction import AcceptedVoxels, put_back, put_prediction
 
 from .conftest import PlayedJob
 
@@ -276,9 +276,9 @@ class Annotating(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
     monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
-    monkeypatch.setattr("napari_mlbseg.session.autosave._SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.autosave._SETTLE_SECONDS", 0.0)
 
 
 @pytest.mark.slow

@@ -14,19 +14,19 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from napari_mlbseg.cli import main
+from napari_mlbseg.cli.main import main
 from napari_mlbseg.session import SegmentationSession
-from napari_mlbseg.session.home import unsaved_sessions
-from napari_mlbseg.session.lock import SessionBusyError, SessionLock
-from napari_mlbseg.session.opening import load_session
-from napari_mlbseg.session.records import SessionError
+from napari_mlbseg.session.persistence.loader import load_session
+from napari_mlbseg.session.persistence.lock import SessionBusyError, SessionLock
+from napari_mlbseg.session.persistence.schema import SessionError
+from napari_mlbseg.session.persistence.session_paths import unsaved_sessions
 
 from .conftest import make_volume, reopen, train
 
 RACER = """
 import sys
 from pathlib import Path
-from napari_mlbseg.session.lock import SessionBusyError, SessionLock
+from napari_mlbseg.session.persistence.lock import SessionBusyError, SessionLock
 print("ready", flush=True)
 held = []
 for line in sys.stdin:
@@ -89,7 +89,7 @@ def test_another_computer_has_the_session_until_it_is_not_heard_of_any_more(tmp_
 
 
 def test_an_owner_is_heard_of_for_as_long_as_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.lock._BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.lock._BEAT_SECONDS", 0.01)
     lock = SessionLock(tmp_path / "heart.mlbseg")
     lock.acquire()
     file = tmp_path / "heart.mlbseg" / "lock"

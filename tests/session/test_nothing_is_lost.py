@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.session import Provenance, SegmentationSession, SessionError, SliceMarks
-from napari_mlbseg.session.home import unsaved_sessions
-from napari_mlbseg.session.marks import slice_digest
-from napari_mlbseg.session.opening import load_session
-from napari_mlbseg.session.storage import SessionFolder, SliceArray
+from napari_mlbseg.session.clean_slices import slice_digest
+from napari_mlbseg.session.persistence.folder import SessionFolder, SliceArray
+from napari_mlbseg.session.persistence.loader import load_session
+from napari_mlbseg.session.persistence.session_paths import unsaved_sessions
 
 from .conftest import make_volume, reopen, train
 

@@ -15,8 +15,8 @@ import pytest
 
 from napari_mlbseg.events import Failed, Finished, FinishReason, HeldOut, Preview, Stage
 from napari_mlbseg.session import SegmentationSession, SessionState
-from napari_mlbseg.session.marks import combined_digest, slice_digest
-from napari_mlbseg.session.records import SliceScore
+from napari_mlbseg.session.clean_slices import combined_digest, slice_digest
+from napari_mlbseg.session.persistence.schema import SliceScore
 from napari_mlbseg.session.scores import advice, score_slice
 from napari_mlbseg.task import TaskError
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.session import Provenance, SegmentationSession, SessionError
-from napari_mlbseg.session import records as records_module
-from napari_mlbseg.session.home import recent_sessions, unsaved_sessions
-from napari_mlbseg.session.opening import load_session, missing_images
-from napari_mlbseg.session.storage import SessionFolder
+from napari_mlbseg.session.persistence import schema as records_module
+from napari_mlbseg.session.persistence.folder import SessionFolder
+from napari_mlbseg.session.persistence.loader import load_session, missing_images
+from napari_mlbseg.session.persistence.session_paths import recent_sessions, unsaved_sessions
 
 from .conftest import make_volume, reopen, train
 
@@ -98,7 +98,7 @@ def test_a_reopened_session_is_the_same(saved, settle, played_jobs):
 
 
 def test_provenance_tells_painted_accepted_and_corrected(saved, settle):
-    from napari_mlbseg.session.marks import slice_digest
+    from napari_mlbseg.session.clean_slices import slice_digest
 
     volume = saved.volume("heart")
     assert saved.provenance("heart", 1) is Provenance.PAINTED
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_is_lost(saved, sett
     def refuse(*arguments, **options):
         raise full
 
-    monkeypatch.setattr("napari_mlbseg.session.storage.SliceArray.write", refuse)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.folder.SliceArray.write", refuse)
     volume.annotation[0, 1, 1] = 9
     saved.touch("heart", 0)
     with pytest.raises(OSError, match="No space left"):
@@ -297,7 +297,7 @@ def test_a_folder_that_is_read_only_can_be_opened_and_says_so(saved, settle, mon
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("napari_mlbseg.session.storage.write_atomically", refuse)
+    monkeypatch.setattr("napari_mlbseg.session.persistence.folder.write_atomically", refuse)
     again = reopen(path)
     heard = []
     again.saving_changed.connect(heard.append)

@@ -31,7 +31,7 @@ def job(monkeypatch, tmp_path):
         made.folder.write_request(task)
         return made
 
-    monkeypatch.setattr("napari_mlbseg.session.launching.LocalJob.create", create)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob.create", create)
     return made
 
 

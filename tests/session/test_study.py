@@ -9,12 +9,12 @@ import pytest
 import tifffile
 
 from napari_mlbseg.events import Failed, Preview, Stage
+from napari_mlbseg.io.dataset_table import StudyRow
 from napari_mlbseg.io.file_array import FileArray
-from napari_mlbseg.io.study import StudyRow
 from napari_mlbseg.session import SegmentationSession
 from napari_mlbseg.session.adding import read_volume
-from napari_mlbseg.session.opening import AT_ONCE, load_session
 from napari_mlbseg.session.overview import overview
+from napari_mlbseg.session.persistence.loader import AT_ONCE, load_session
 
 from .conftest import make_volume, reopen, train
 

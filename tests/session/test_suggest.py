@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.events import Preview, Progress, Stage
-from napari_mlbseg.session.suggest import Suggestion, latest_statistics, rank_slices
+from napari_mlbseg.session.suggestions import Suggestion, latest_statistics, rank_slices
 
 
 def first(*arguments, **options) -> Suggestion:

@@ -1,0 +1,1 @@
+"""The command line: the jobs of the dock without a window."""

@@ -1,0 +1,1 @@
+"""The method, tensors in and tensors out: weights of pixels, views and their ensemble, losses, mean teacher."""

@@ -1,0 +1,144 @@
+"""What the last pass over all slices takes, and what of it the time that is left allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from napari_mlbseg.initial_labels.known import is_large as is_large_volume
+from napari_mlbseg.method.normalisation import is_large
+from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
+from napari_mlbseg.training.dataset import Pool
+from napari_mlbseg.training.inference import Predictor, probe
+from napari_mlbseg.training.schedule import Schedule
+from napari_mlbseg.training.step import Learner
+from napari_mlbseg.training.weight_maps import WeightMaps
+
+__all__ = ["FinalCosts"]
+
+_WRITE_SECONDS = 0.014  # to write a slice's seven arrays
+_WRITTEN_PIXELS = 2**17  # of a slice that takes so long; larger ones, longer
+_OVERTIME = 0.05  # of the time budget, after which slices that are not predicted yet are left
+_LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
+
+
+class FinalCosts:
+    """Seconds that a slice takes, measured once, and what follows from them.
+
+    Parameters
+    ----------
+    pool : Pool
+    learner : Learner
+    schedule : Schedule
+    wanted : callable
+        Number of a volume -> its slices that are to be predicted.
+    """
+
+    def __init__(
+        self, pool: Pool, learner: Learner, schedule: Schedule, wanted: Callable[[int], Sequence[int]]
+    ) -> None:
+        self._pool, self._learner, self._schedule = pool, learner, schedule
+        self._volumes, self._config = pool.task.volumes, pool.task.config
+        self._wanted = wanted
+        self._slices: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
+
+    def reserve(self, maps: WeightMaps, training_visits: bool) -> None:
+        """Keep the time of the pass free in the schedule.
+
+        Parameters
+        ----------
+        maps : WeightMaps
+            What was weighed so far.
+        training_visits : bool
+            Whether weighted steps have begun: slices that they did not reach so far will have to be weighed at the end.
+        """
+        if not self._slices:
+            self._measure()
+        needed = 0.0
+        for number, (volume, (predicting, weighing)) in enumerate(zip(self._volumes, self._slices, strict=True)):
+            wanted = self._wanted(number)
+            unseen = set(wanted) - set(volume.clean_slices) if training_visits else ()
+            visits = len(set(wanted) & set(volume.clean_slices))
+            visits += sum(not maps.covers((number, z)) for z in unseen)
+            needed += predicting * len(wanted) + weighing * visits
+        self._schedule.reserve(needed + self.looking_seconds())
+
+    def affordable_views(self) -> int:
+        """Views of the final prediction: as many as the time left allows, at least the slice itself."""
+        wanted = self._config.n_views_predict
+        seconds = sum(cost[0] * len(self._wanted(number)) for number, cost in enumerate(self._slices))
+        affordable = wanted * self._schedule.remaining / max(seconds, 1e-3)
+        return wanted if affordable >= wanted else max(1, int(affordable))
+
+    def can_visit(self, number: int, slices: int, left: int) -> bool:
+        """Whether there is time to weigh slices of a volume beside predicting all that are left: those come first.
+
+        To weigh a large slice takes longer than to predict it: where nothing is learnt, nobody would wait for that.
+        """
+        if not self._slices or (self._is_large(number) and not self._config.learns):
+            return False  # there was not even time to measure what it takes, or it takes too long
+        predicting, weighing = self._slices[number]
+        return self._schedule.remaining > predicting * left + weighing * slices
+
+    def is_overdue(self, number: int, slices: int, slowest: float) -> bool:
+        """Whether slices of a large volume would be predicted too late, even in a single view; any other is finished.
+
+        The machine may be busier than when the costs were measured: `slowest` is what a slice took since, in seconds.
+        """
+        budget = self._config.time_budget
+        if not self._is_large(number):
+            return False
+        measured = self._slices[number][0] / self._config.n_views_predict if self._slices else 0.0
+        seconds = slices * max(measured, slowest)
+        return budget is not None and self._schedule.remaining + _OVERTIME * budget < seconds
+
+    def looking_seconds(self) -> float:
+        """Seconds that it takes to look again at what is painted; 0 where there is nothing to do."""
+        if not self._slices or not self._config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
+            return 0.0
+        if any(is_large(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
+            return 0.0  # gradients of whole slices would take more memory than anything else
+        weighing = sum(self._slices[number][1] for number, _ in self._pool.clean)
+        return _LOOKING * weighing
+
+    def _is_large(self, number: int) -> bool:
+        return is_large_volume(self._volumes[number]) or is_large(self._volumes[number].slice_shape)
+
+    def _measure(self) -> None:
+        """Predict and weigh a slice of each volume; once where slices are padded alike.
+
+        Of large slices only a part is predicted in one view, and a part is weighed.
+        """
+        direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
+        measured: dict[tuple[int, ...], tuple[float, float]] = {}
+        for number in range(len(self._volumes)):
+            if not self._wanted(number):
+                self._slices.append((0.0, 0.0))
+                continue
+            piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
+            shape = (*piece.image.shape, n_pieces)
+            if shape not in measured:
+                weighing = n_pieces * _seconds(self._learner.weights, piece, direction)
+                measured[shape] = self._seconds_to_predict(number), weighing
+            self._slices.append(measured[shape])
+
+    def _seconds_to_predict(self, number: int) -> float:
+        """Seconds to predict a slice of a volume with all views, and to write it."""
+        volume, n_views = self._volumes[number], self._config.n_views_predict
+        part, times = probe(self._pool.network_input((number, 0)))
+        predictor = Predictor(self._learner.teacher.network, self._config, n_views if times == 1 else 1)
+        n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
+        if times == 1:
+            seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
+        else:
+            seconds = _seconds(predictor, [part]) * times * n_views
+        return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)
+
+
+def _seconds(action: Callable[..., object], *arguments: object) -> float:
+    """What `action` takes the second time: the first also sets things up."""
+    action(*arguments)
+    began = time.monotonic()
+    action(*arguments)
+    return time.monotonic() - began

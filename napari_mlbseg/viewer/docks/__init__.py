@@ -1,0 +1,1 @@
+"""Docks beside *MLB-Seg*: curves and weight maps."""

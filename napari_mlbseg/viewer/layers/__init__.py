@@ -1,0 +1,1 @@
+"""Sessions and results as napari layers."""

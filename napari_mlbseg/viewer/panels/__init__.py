@@ -1,0 +1,1 @@
+"""The panels of the dock *MLB-Seg*, top to bottom in the order of work."""

@@ -1,0 +1,1 @@
+"""Widgets that know neither session nor viewer."""
