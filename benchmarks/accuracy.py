@@ -27,6 +27,7 @@ from benchmarks.volumes import find_volumes, load_volume
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Metrics
 from napari_mlbseg.initial_labels.known import known_labels
+from napari_mlbseg.initial_labels.selection import select_initial_labels
 from napari_mlbseg.method.metrics import compare_labels, compare_masks
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 from napari_mlbseg.training.results import MemoryResults
@@ -117,9 +118,7 @@ def _run(volume: Volume, method: str, config: TrainingConfig, device: str) -> di
 
 def _without_training(task: SegmentationTask, volume: Volume, method: str) -> np.ndarray:
     if method == "propagation":
-        from napari_mlbseg.initial_labels.selection import improve
-
-        return improve(task, "propagation")[0][volume.name]
+        return select_initial_labels(task, "propagation")[0][volume.name]
     labels = known_labels(task, volume, "interpolation")
     if labels is None:
         raise SystemExit(f"{volume.name} has fewer than two clean slices: nothing can be interpolated.")

@@ -33,7 +33,7 @@ from napari_mlbseg.method.pixel_weights import alignment
 from napari_mlbseg.method.shape_prior import soft_labels
 from napari_mlbseg.task import Volume, resolve_task
 from napari_mlbseg.training.dataset import Key, Pool
-from napari_mlbseg.training.error_regions import FEWEST_PIXELS, SuspiciousPlace, suspicious_places
+from napari_mlbseg.training.error_regions import FEWEST_PIXELS, ErrorRegion, find_error_regions
 from napari_mlbseg.training.inference import Predictor
 from napari_mlbseg.training.label_errors import BLUR, LookAgain
 from napari_mlbseg.training.results import MemoryResults
@@ -163,8 +163,8 @@ def _contradiction(look: LookAgain, learner: Learner, pool: Pool, key: Key) -> n
     return (against / (1 + against)).cpu().numpy()
 
 
-def _places(doubt: np.ndarray, threshold: float) -> list[SuspiciousPlace]:
-    return suspicious_places(doubt, np.zeros(doubt.shape, np.uint8), threshold=threshold)
+def _places(doubt: np.ndarray, threshold: float) -> list[ErrorRegion]:
+    return find_error_regions(doubt, np.zeros(doubt.shape, np.uint8), threshold=threshold)
 
 
 def _is_found(doubt: np.ndarray, error: np.ndarray, threshold: float) -> bool:

@@ -36,7 +36,7 @@ from napari_mlbseg.method.metrics import compare_masks, dice
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 from napari_mlbseg.training.checkpoint import load_model
 from napari_mlbseg.training.inference import predict_volume
-from napari_mlbseg.training.results import ForgottenResults
+from napari_mlbseg.training.results import NullResults
 from napari_mlbseg.training.trainer import train
 
 __all__ = ["epoch_steps", "largest_component", "main", "training_task"]
@@ -140,7 +140,7 @@ def _train(options: argparse.Namespace, split: Split, model: Path) -> list[dict[
     """Train and save the model; lines with what it took, and with Dice of the unlabelled volumes' initial labels."""
     task = training_task(split, options)
     initial = {v.name: np.zeros(v.shape, np.uint8) for v in task.volumes[len(split.labelled) :]}
-    results = ForgottenResults({name: {"initial_labels": labels} for name, labels in initial.items()})
+    results = NullResults({name: {"initial_labels": labels} for name, labels in initial.items()})
     facts: dict[str, Any] = {}
     began = spoke = time.monotonic()
     for event in train(task, options.device, results=results, save_to=model, only=()):

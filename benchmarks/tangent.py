@@ -32,7 +32,7 @@ from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.method import pixel_weights
 from napari_mlbseg.method.pixel_weights import alignment, logit_difference, logit_tangent, normalised_weights
 from napari_mlbseg.task import resolve_task
-from napari_mlbseg.training.results import ForgottenResults
+from napari_mlbseg.training.results import NullResults
 from napari_mlbseg.training.stages import Training
 
 __all__ = ["main"]
@@ -203,7 +203,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def _states(task: Any) -> list[_State]:
     """The last weighted steps of a training."""
-    training = Training(task, "cpu", ForgottenResults(), lambda: False, lambda: None, None, None, time.monotonic())
+    training = Training(task, "cpu", NullResults(), lambda: False, lambda: None, None, None, time.monotonic())
     learner, states = training.learner, list[_State]()
     weigh = learner._weights
 

@@ -17,7 +17,7 @@ from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SliceMar
 from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.session.volume import ImageSource
 
-from .session.conftest import PlayedJob, train
+from .session.conftest import FakeJob, train
 
 AFFINE = np.array([[-2.0, 0, 0, 60], [0, 1.9, -0.6, -50], [0, 0.5, 2.2, 13], [0, 0, 0, 1]], dtype=np.float32)
 CLEAN = (6, 12, 18)
@@ -26,7 +26,7 @@ CLEAN = (6, 12, 18)
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """A session of an oblique NIfTI file, as the window saves it: in the layer's order (k, j, i)."""
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
     made = make_phantom((24, 40, 48))
     file = tmp_path / "scan.nii.gz"
     nibabel.Nifti1Image(made.image.T.astype(np.int16), AFFINE).to_filename(file)
@@ -46,7 +46,7 @@ def saved(tmp_path, monkeypatch):
             grid=options["metadata"][METADATA_KEY]["grid"],
         )
     )
-    session.touch("scan", 6)
+    session.mark_dirty("scan", 6)
     train(session, value=1)
     session.save()
     session.close()
@@ -123,7 +123,7 @@ def test_an_image_without_a_file_is_exported_with_its_spacing(tmp_path, monkeypa
             name="cells", image=painted * 2.0, annotation=painted, spacing=(2.0, 0.5, 0.5), unit="micrometer"
         )
     )
-    session.touch("cells", 2)
+    session.mark_dirty("cells", 2)
     session.save()
     session.close()
     assert cli.main(["session", str(tmp_path / "cells.mlbseg"), "--export", str(tmp_path / "out")]) == 0

@@ -16,7 +16,7 @@ __all__ = [
     "is_lazy",
     "is_on_disk",
     "moved_axis",
-    "native",
+    "native_byte_order",
     "plain_dtype",
 ]
 
@@ -33,7 +33,7 @@ def plain_dtype(dtype: Any) -> np.dtype:
     return np.dtype(np.dtype(dtype).str).newbyteorder("=")
 
 
-def native(array: Any) -> Any:
+def native_byte_order(array: Any) -> Any:
     """An array whose numbers are in this machine's byte order; of one on the disk, once they are read."""
     dtype = np.dtype(array.dtype)
     if dtype.isnative and dtype.char == plain_dtype(dtype).char:

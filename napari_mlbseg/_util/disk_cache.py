@@ -9,10 +9,10 @@ from typing import IO
 
 import numpy as np
 
-__all__ = ["SpillingArrays"]
+__all__ = ["DiskCache"]
 
 
-class SpillingArrays:
+class DiskCache:
     """Arrays by key; those that were not asked for longest are written to a temporary file when memory gets short.
 
     Parameters

@@ -33,7 +33,7 @@ from napari_mlbseg.cli.options import (
     writable_folder,
 )
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.io.dataset_table import StudyRow, study_rows
+from napari_mlbseg.io.dataset_table import DatasetRow, dataset_rows
 from napari_mlbseg.io.image_file import split_series
 from napari_mlbseg.io.volumes import FileVolume, load_volume
 from napari_mlbseg.jobs.folder import JobFolder
@@ -92,7 +92,7 @@ def predict(options: argparse.Namespace, run: Callable[..., int]) -> int:
     at_once = max(1, cluster_facts(cluster).n_workers) if cluster else 1
     out = writable_folder(options.out)
     model = _model(options, out, cluster)
-    rows = study_rows(options.images, only_images=True)
+    rows = dataset_rows(options.images, only_images=True)
     if len(rows) > 1:
         return _Study(model, rows, out).run(at_once)
     volume = model.volume_of(rows[0].image)
@@ -141,13 +141,13 @@ class _Study:
     Parameters
     ----------
     model : _Model
-    rows : sequence of StudyRow
+    rows : sequence of DatasetRow
         The images.
     out : Path
         For ``NAME/`` of each image, and ``report.json`` of all.
     """
 
-    def __init__(self, model: _Model, rows: Sequence[StudyRow], out: Path) -> None:
+    def __init__(self, model: _Model, rows: Sequence[DatasetRow], out: Path) -> None:
         self._model, self._out = model, out
         self.items = [_Item(row.image.absolute(), out / safe_name(row.name)) for row in rows]
         self._interrupted = False

@@ -13,7 +13,7 @@ from typing import Protocol
 from napari_mlbseg.cli.cluster import add_cluster_options, cluster_option
 from napari_mlbseg.cli.options import InputError, device_option, interrupt_on_signals, writable_folder
 from napari_mlbseg.events import Event, Failed
-from napari_mlbseg.io.dataset_table import StudyRow, study_rows
+from napari_mlbseg.io.dataset_table import DatasetRow, dataset_rows
 from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.session import AnnotatedVolume, Round, SegmentationSession, SessionState
 from napari_mlbseg.session.adding import read_volume
@@ -81,7 +81,7 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
     interrupt_on_signals()
     out = None if options.export is None else writable_folder(options.export)
     path = Path(options.session)
-    rows = study_rows(options.add) if options.add else []
+    rows = dataset_rows(options.add) if options.add else []
     if rows and not path.exists():
         session = SegmentationSession(path if path.name.lower().endswith(SUFFIX) else f"{path}{SUFFIX}")
     else:
@@ -109,7 +109,7 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
         session.close(stop_job=options.train)  # who only looks does not end what somebody started
 
 
-def _add(session: SegmentationSession, rows: Sequence[StudyRow]) -> bool:
+def _add(session: SegmentationSession, rows: Sequence[DatasetRow]) -> bool:
     """Add images that are not in the session yet, and save; one that cannot be read is told and stops no other.
 
     Returns whether there was one.

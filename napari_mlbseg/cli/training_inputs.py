@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_mlbseg.cli.options import SOURCES, InputError, slice_axis_option, slice_numbers
-from napari_mlbseg.io.dataset_table import StudyRow, find_labels, is_table, study_rows
+from napari_mlbseg.io.dataset_table import DatasetRow, dataset_rows, find_labels, is_table
 from napari_mlbseg.io.files import has_known_suffix, is_image_path
 from napari_mlbseg.io.volumes import FileVolume, load_volume
 
@@ -17,7 +17,7 @@ __all__ = ["initial_label_source", "training_rows", "training_volumes"]
 _MOST_NAMED = 5
 
 
-def training_rows(options: argparse.Namespace) -> list[StudyRow]:
+def training_rows(options: argparse.Namespace) -> list[DatasetRow]:
     """The images to train on, with what is known of each.
 
     Raises
@@ -34,11 +34,11 @@ def training_rows(options: argparse.Namespace) -> list[StudyRow]:
                 f"--labels and --clean cannot be given beside {tables[0]}: write them into its columns 'labels' and "
                 "'clean'."
             )
-        return _with_given(options, study_rows(options.images))
+        return _with_given(options, dataset_rows(options.images))
     missing = [f"--{name}" for name in ("labels", "clean") if getattr(options, name) is None]
     if missing:
         raise InputError(f"Without a table, these are required: {', '.join(missing)}: see napari-mlbseg train --help.")
-    rows = study_rows(options.images)
+    rows = dataset_rows(options.images)
     labels = _labels(options.labels, rows)
     clean = _clean_slices(options.clean, [row.name for row in rows])
     without = [name for name, slices in clean.items() if slices and labels[name] is None]
@@ -52,14 +52,14 @@ def training_rows(options: argparse.Namespace) -> list[StudyRow]:
     )
 
 
-def initial_label_source(options: argparse.Namespace, rows: Sequence[StudyRow]) -> str | None:
+def initial_label_source(options: argparse.Namespace, rows: Sequence[DatasetRow]) -> str | None:
     """Source of the initial labels; None: as the preset says."""
     if any(row.initial_labels is not None for row in rows):
         return "given"
     return None if options.initial_labels is None else str(options.initial_labels[0])
 
 
-def training_volumes(options: argparse.Namespace, rows: Sequence[StudyRow]) -> list[FileVolume]:
+def training_volumes(options: argparse.Namespace, rows: Sequence[DatasetRow]) -> list[FileVolume]:
     """Images with labels, clean slices and initial labels; of several, the images are not kept in memory.
 
     Raises
@@ -87,7 +87,7 @@ def training_volumes(options: argparse.Namespace, rows: Sequence[StudyRow]) -> l
     return volumes
 
 
-def _labels(given: Sequence[str], rows: Sequence[StudyRow]) -> dict[str, Path | None]:
+def _labels(given: Sequence[str], rows: Sequence[DatasetRow]) -> dict[str, Path | None]:
     """Label file of each image, by its name: one file for each, or those of a folder as far as there are any."""
     if len(given) == 1 and Path(given[0]).is_dir() and not is_image_path(given[0]):
         found = find_labels(rows, Path(given[0]))
@@ -97,7 +97,7 @@ def _labels(given: Sequence[str], rows: Sequence[StudyRow]) -> dict[str, Path | 
     return {row.name: Path(path) for row, path in zip(rows, given, strict=True)}
 
 
-def _with_given(options: argparse.Namespace, rows: list[StudyRow]) -> list[StudyRow]:
+def _with_given(options: argparse.Namespace, rows: list[DatasetRow]) -> list[DatasetRow]:
     """Rows with the files of initial labels that an option names."""
     given: list[str] | None = options.initial_labels
     if given is None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from napari_mlbseg.initial_labels.label_stack import LabelStack, index_dtype
-from napari_mlbseg.method.signed_distance import _VANISHED, bounding_box, class_distances, decide
+from napari_mlbseg.method.signed_distance import ABSENT_DISTANCE, bounding_box, labels_from_sdf, per_class_sdf
 
 __all__ = ["Fading", "Interpolation", "class_areas", "interpolate"]
 
@@ -95,15 +95,15 @@ class Interpolation:
             outer, order = (0, -1) if right == 0 else (right - 1, 1)
             fading, steps = Fading(self._areas[::order], clean[::order]), abs(z - clean[outer])
             if steps < fading.reach:
-                plane[self._here] = decide(fading(self._distances(outer), steps))
+                plane[self._here] = labels_from_sdf(fading(self._distances(outer), steps))
         elif 0 < right < len(clean) and self._here is not None:
             left = right - 1
             share = (z - clean[left]) / (clean[right] - clean[left])
-            plane[self._here] = decide((1 - share) * self._distances(left) + share * self._distances(right))
+            plane[self._here] = labels_from_sdf((1 - share) * self._distances(left) + share * self._distances(right))
         return plane
 
     def _distances_of(self, i: int) -> np.ndarray:
-        return class_distances(self._labels[i][self._here], self._n_classes)
+        return per_class_sdf(self._labels[i][self._here], self._n_classes)
 
 
 def class_areas(plane: np.ndarray, n_classes: int) -> np.ndarray:
@@ -145,4 +145,4 @@ class Fading:
         """Signed distances so many slices on, (K, Y, X), of those of the last clean slice."""
         left = np.sqrt(np.clip(1 - self._loss * steps, 0, 1))[:, None, None]
         depth = distances.max((1, 2), keepdims=True)
-        return np.where(left > 0, distances - depth * (1 - left), -_VANISHED).astype(np.float32)
+        return np.where(left > 0, distances - depth * (1 - left), -ABSENT_DISTANCE).astype(np.float32)

@@ -12,13 +12,13 @@ from napari_mlbseg.initial_labels.interpolation import Interpolation
 from napari_mlbseg.initial_labels.label_stack import LabelStack, index_dtype
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["clean_labels", "is_interpolable", "is_known_beforehand", "is_large", "known_labels"]
+__all__ = ["clean_labels", "is_interpolable", "is_known_beforehand", "is_out_of_core", "known_labels"]
 
 #: Volumes of more voxels than this are never held whole: what is said of their slices is made when it is asked for.
 _MOST_VOXELS = 2**27
 
 
-def is_large(volume: Volume) -> bool:
+def is_out_of_core(volume: Volume) -> bool:
     """Whether nothing of the size of the volume should be held in memory."""
     return math.prod(volume.shape) > _MOST_VOXELS
 
@@ -50,7 +50,7 @@ class GivenLabels:
 def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSource) -> LabelStack | None:
     """Class indices y^n of every slice that are known without any network or registration, (Z, Y, X), else None.
 
-    Of a large volume (see `is_large`) they are made slice by slice when they are asked for, else at once.
+    Of a large volume (see `is_out_of_core`) they are made slice by slice when they are asked for, else at once.
 
     Given labels where `source` is ``"given"`` or ``"auto"`` and the volume has some; otherwise shapes interpolated
     between its clean slices, also for ``"propagation"``, which improves on them later. Clean slices keep the user's
@@ -64,7 +64,7 @@ def known_labels(task: SegmentationTask, volume: Volume, source: InitialLabelSou
         stack = GivenLabels(task, volume, given)
     else:
         stack = Interpolation(labels, volume.clean_slices, volume.slice_shape, task.n_classes)
-    return stack if is_large(volume) else np.stack([stack[z] for z in range(volume.n_slices)])
+    return stack if is_out_of_core(volume) else np.stack([stack[z] for z in range(volume.n_slices)])
 
 
 def is_known_beforehand(volume: Volume, source: InitialLabelSource) -> bool:

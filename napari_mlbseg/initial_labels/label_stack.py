@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["LabelStack", "SomeLabels", "index_dtype"]
+__all__ = ["LabelStack", "SparseLabels", "index_dtype"]
 
 
 class LabelStack(Protocol):
@@ -15,7 +15,7 @@ class LabelStack(Protocol):
     def __getitem__(self, z: int, /) -> np.ndarray: ...
 
 
-class SomeLabels(dict[int, np.ndarray]):
+class SparseLabels(dict[int, np.ndarray]):
     """Class indices (Y, X) of some slices of a stack, by their number: what a network says of a large one."""
 
 

@@ -15,10 +15,10 @@ from napari_mlbseg.initial_labels.interpolation import Fading, class_areas
 from napari_mlbseg.initial_labels.label_stack import index_dtype
 from napari_mlbseg.initial_labels.registration import _FINEST, _displaced, _finest_level, _flow_image, _flows, _in_time
 from napari_mlbseg.method.normalisation import Normalisation
-from napari_mlbseg.method.signed_distance import bounding_box, class_distances, decide
+from napari_mlbseg.method.signed_distance import bounding_box, labels_from_sdf, per_class_sdf
 from napari_mlbseg.task import Volume
 
-__all__ = ["SliceMotion"]
+__all__ = ["SliceRegistration"]
 
 
 _MARGIN = 24  # pixels around the labels that take part in the registration
@@ -26,7 +26,7 @@ _NEIGHBOURHOOD = 5.0  # pixels, standard deviation: where two images are compare
 _TOLERANCE = 0.1  # of the images' range: so much difference makes a carried label count e times less
 
 
-class SliceMotion:
+class SliceRegistration:
     """Displacements between neighbouring slices, computed once and used for any choice of clean slices.
 
     Parameters
@@ -91,7 +91,7 @@ class SliceMotion:
         here = self._region
         if here is None:
             return filled
-        distances = [torch.from_numpy(class_distances(plane[here], n_classes)) for plane in labels]
+        distances = [torch.from_numpy(per_class_sdf(plane[here], n_classes)) for plane in labels]
         for left in range(len(clean) - 1):
             a, b = clean[left] - self._first, clean[left + 1] - self._first
             up = self._carried(distances[left], a, self._forward[a : b - 1])
@@ -104,7 +104,7 @@ class SliceMotion:
                 )
                 both = torch.stack([from_left.distances, from_right.distances])
                 averaged = (weights[:, None] * both).sum(0) / weights.sum(0)
-                filled[(clean[left] + step, *here)] = decide(averaged.numpy())
+                filled[(clean[left] + step, *here)] = labels_from_sdf(averaged.numpy())
         if beyond and len(clean) > 1:
             areas = np.array([class_areas(plane, n_classes) for plane in labels])
             for outer, direction in ((0, -1), (len(clean) - 1, 1)):
@@ -113,7 +113,9 @@ class SliceMotion:
                 flows = self._backward[:at].flip(0) if direction < 0 else self._forward[at:]
                 n = int(min(len(flows), fading.reach))
                 for step, carried in enumerate(self._carried(distances[outer], at, flows[:n]), start=1):
-                    filled[(clean[outer] + direction * step, *here)] = decide(fading(carried.distances.numpy(), step))
+                    filled[(clean[outer] + direction * step, *here)] = labels_from_sdf(
+                        fading(carried.distances.numpy(), step)
+                    )
         return filled
 
     def _carried(self, distances: Tensor, start: int, flows: Tensor) -> list[_Carried]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from napari_mlbseg.config import InitialLabelSource
 from napari_mlbseg.initial_labels.interpolation import interpolate
-from napari_mlbseg.initial_labels.known import clean_labels, is_interpolable, is_large
-from napari_mlbseg.initial_labels.propagation import SliceMotion
+from napari_mlbseg.initial_labels.known import clean_labels, is_interpolable, is_out_of_core
+from napari_mlbseg.initial_labels.propagation import SliceRegistration
 from napari_mlbseg.method.metrics import dice
 from napari_mlbseg.task import SegmentationTask, Volume
 
-__all__ = ["Filler", "Guesses", "held_out_dice", "improve", "unrelated_slices"]
+__all__ = ["Filler", "Guesses", "held_out_dice", "select_initial_labels", "unrelated_slices"]
 
 Filler = Callable[[Sequence[int], np.ndarray, int], np.ndarray]
 Guesses = dict[int, np.ndarray]  # slice -> labels (Y, X)
@@ -45,7 +45,7 @@ def held_out_dice(fill: Filler, clean: Sequence[int], truth: np.ndarray, n_class
     return scores
 
 
-def improve(
+def select_initial_labels(
     task: SegmentationTask,
     source: InitialLabelSource,
     end: float = math.inf,
@@ -77,7 +77,7 @@ def improve(
     labels: dict[str, np.ndarray] = {}
     means: dict[str, float] = {}
     with suppress(TimeoutError):
-        motions = [SliceMotion(volume, clean_labels(task, volume), end) for volume in usable]
+        motions = [SliceRegistration(volume, clean_labels(task, volume), end) for volume in usable]
         names = ("interpolation", "propagation") if source == "auto" else ("propagation",)
         means, found = _held_out(task, motions, names)
         better = max(names, key=lambda name: (means.get(name, 0.0), name))
@@ -91,7 +91,7 @@ def improve(
 
 
 def _held_out(
-    task: SegmentationTask, motions: Sequence[SliceMotion], names: Sequence[str]
+    task: SegmentationTask, motions: Sequence[SliceRegistration], names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, dict[str, Guesses]]]:
     """Mean Dice of some sources on inner clean slices, none where there are none, and their labels of these slices."""
     scores: dict[str, list[float]] = {name: [] for name in names}
@@ -117,8 +117,9 @@ def _noting(fill: Filler, guesses: Guesses) -> Filler:
 def unrelated_slices(task: SegmentationTask, scores: Mapping[str, float]) -> set[str]:
     """Names of the volumes whose slices say nothing of each other, so that their labels are of no use there.
 
-    What the clean slices tell of one another, `scores` of `improve`, is no more than chance, and the labels of
-    neighbouring ones do not lie one within the other. (A structure may end in a few pixels, which tell little.)
+    What the clean slices tell of one another, `scores` of `select_initial_labels`, is no more than chance, and the
+    labels of neighbouring ones do not lie one within the other. (A structure may end in a few pixels: they tell
+    little.)
     """
     names = [v.name for v in task.volumes if v.unlabelled_slices and _is_propagable(v, "auto")]
     if not scores or not names:
@@ -141,12 +142,12 @@ def unrelated_slices(task: SegmentationTask, scores: Mapping[str, float]) -> set
 def _is_propagable(volume: Volume, source: InitialLabelSource) -> bool:
     """Whether labels of the volume are wanted by propagation, and its displacements fit into memory."""
     wanted = source == "propagation" or volume.initial_labels is None
-    return wanted and is_interpolable(volume) and not is_large(volume)
+    return wanted and is_interpolable(volume) and not is_out_of_core(volume)
 
 
 def _interpolating(task: SegmentationTask) -> Filler:
     return lambda clean, labels, z: interpolate(labels, clean, [z], task.n_classes)[0]
 
 
-def _propagating(task: SegmentationTask, motion: SliceMotion) -> Filler:
+def _propagating(task: SegmentationTask, motion: SliceRegistration) -> Filler:
     return lambda clean, labels, z: motion.propagate(clean, labels, task.n_classes, beyond=False)[z]

@@ -11,14 +11,14 @@ from pathlib import Path
 from napari_mlbseg.io.files import SUFFIXES, has_known_suffix, is_image_path
 from napari_mlbseg.io.image_file import ImageFileError
 
-__all__ = ["StudyRow", "find_labels", "is_table", "name_of", "parse_slices", "study_rows"]
+__all__ = ["DatasetRow", "find_labels", "is_table", "name_of", "parse_slices", "dataset_rows"]
 
 _LABEL = "_label"
 _COLUMNS = ("image", "labels", "clean", "initial_labels", "slice_axis")
 
 
 @dataclass(frozen=True)
-class StudyRow:
+class DatasetRow:
     """An image of a study, and what is known of it.
 
     Attributes
@@ -55,7 +55,7 @@ class StudyRow:
         return f"{self.where}: {error}" if self.where else str(error)
 
 
-def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> list[StudyRow]:
+def dataset_rows(words: Sequence[str | Path], *, only_images: bool = False) -> list[DatasetRow]:
     """The images of a study with what is known of them.
 
     Parameters
@@ -73,18 +73,18 @@ def study_rows(words: Sequence[str | Path], *, only_images: bool = False) -> lis
         If a folder or a table names no image, a cell makes no sense, or an image is there twice; a sentence that says
         what to do.
     """
-    rows: list[StudyRow] = []
+    rows: list[DatasetRow] = []
     for word in map(Path, words):
         if word.is_dir() and not is_image_path(word):  # a zarr image is a folder too
-            rows += [StudyRow(image) for image in _images_in(word)]
+            rows += [DatasetRow(image) for image in _images_in(word)]
         elif is_table(word):
             rows += _listed(word, ("image",) if only_images else _COLUMNS)
         else:
-            rows.append(StudyRow(word))
+            rows.append(DatasetRow(word))
     return _with_names(rows)
 
 
-def _with_names(rows: Sequence[StudyRow]) -> list[StudyRow]:
+def _with_names(rows: Sequence[DatasetRow]) -> list[DatasetRow]:
     """Rows whose names are all different: with as many folders before the file's name as that takes (p1-t1, p2-t1)."""
     paths = [row.image.resolve() for row in rows]
     depth = [1] * len(rows)  # of a name, in parts of its path
@@ -102,7 +102,7 @@ def _with_names(rows: Sequence[StudyRow]) -> list[StudyRow]:
             depth[i] += 1
 
 
-def find_labels(rows: Sequence[StudyRow], folder: Path) -> dict[str, Path]:
+def find_labels(rows: Sequence[DatasetRow], folder: Path) -> dict[str, Path]:
     """Label files in a folder by the names of the images that they belong to: ``NAME`` or ``NAME_label``.
 
     Raises
@@ -137,7 +137,7 @@ def is_table(path: str | Path) -> bool:
 
 
 def name_of(path: Path) -> str:
-    """Name of a file without its suffix, as `FileGrid.name`."""
+    """Name of a file without its suffix, as `ImageGeometry.name`."""
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
     return path.name[: len(path.name) - len(suffix)]
 
@@ -158,7 +158,7 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
-def _listed(table: Path, columns: Sequence[str]) -> list[StudyRow]:
+def _listed(table: Path, columns: Sequence[str]) -> list[DatasetRow]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -183,7 +183,7 @@ def _listed(table: Path, columns: Sequence[str]) -> list[StudyRow]:
     return rows
 
 
-def _row(table: Path, number: int, cells: Mapping[str, str]) -> StudyRow:
+def _row(table: Path, number: int, cells: Mapping[str, str]) -> DatasetRow:
     where = f"Row {number} of {table.name}"
     try:
         clean = parse_slices(cells.get("clean", ""))
@@ -200,7 +200,7 @@ def _row(table: Path, number: int, cells: Mapping[str, str]) -> StudyRow:
     def path(column: str) -> Path | None:
         return table.parent / cells[column] if cells.get(column) else None
 
-    return StudyRow(
+    return DatasetRow(
         image=table.parent / cells["image"],
         labels=path("labels"),
         clean=clean,

@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_mlbseg._util.arrays import ArrayView
-from napari_mlbseg.io.image_file import compact_type
+from napari_mlbseg.io.image_file import minimal_dtype
 
-__all__ = ["write_spooled"]
+__all__ = ["write_disk_buffered"]
 
 
-def write_spooled(array: Any, path: Path, order: Literal["C", "F"], write: Callable[[np.ndarray], object]) -> None:
+def write_disk_buffered(
+    array: Any, path: Path, order: Literal["C", "F"], write: Callable[[np.ndarray], object]
+) -> None:
     """Give `write` the array in the smallest number type that image viewers read, mapped from a temporary file.
 
     Parameters
@@ -39,7 +41,7 @@ def write_spooled(array: Any, path: Path, order: Literal["C", "F"], write: Calla
     """
     axis = _stored_along(array)
     slices = [(slice(None),) * axis + (index,) for index in range(array.shape[axis])]
-    dtype = compact_type(np.dtype(array.dtype), (np.asarray(array[at]) for at in slices))
+    dtype = minimal_dtype(np.dtype(array.dtype), (np.asarray(array[at]) for at in slices))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.spool")
     stored: np.ndarray | None = None
     try:

@@ -14,12 +14,12 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, is_on_disk
-from napari_mlbseg.io.disk_buffered_write import write_spooled
+from napari_mlbseg.io.disk_buffered_write import write_disk_buffered
 from napari_mlbseg.io.image_file import (
     SERIES_MARK,
-    FileGrid,
     ImageFile,
     ImageFileError,
+    ImageGeometry,
     compact,
     from_slices,
     split_series,
@@ -142,7 +142,7 @@ def _format_of(path: Path) -> Literal["nifti", "tiff", "zarr"] | None:
 
 
 def write_result(
-    stem: str | os.PathLike[str], array: Any, like: FileGrid, slice_axis: int, *, suffix: str | None = None
+    stem: str | os.PathLike[str], array: Any, like: ImageGeometry, slice_axis: int, *, suffix: str | None = None
 ) -> Path:
     """Write a result beside others, in the format and the space of the image that it belongs to.
 
@@ -154,7 +154,7 @@ def write_result(
         Zarr is written slice by slice as it is; for other formats label numbers get the smallest integer type that
         holds them, and real numbers become float32. Of more than a quarter of a gigabyte, a slice at a time is in
         memory, and beside the file there is a temporary one of the same size.
-    like : FileGrid
+    like : ImageGeometry
         The image.
     slice_axis : int
         The image's axis along which Z lies (see `default_slice_axis`).
@@ -180,7 +180,7 @@ def write_result(
     return path
 
 
-def check_writable(like: FileGrid, slice_axis: int) -> None:
+def check_writable(like: ImageGeometry, slice_axis: int) -> None:
     """Try, before anything long begins, what results need: an empty one is encoded in memory.
 
     Parameters are those of `write_result`.
@@ -206,7 +206,7 @@ def check_writable(like: FileGrid, slice_axis: int) -> None:
             ) from error
 
 
-def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:
+def write_array(path: Path, array: Any, axes: str, like: ImageGeometry) -> None:
     """Write an array that is in the order of the file `like` already; raises as `write_result`."""
     if like.format == "zarr":
         write_zarr(path, array, axes, like)
@@ -214,6 +214,6 @@ def write_array(path: Path, array: Any, axes: str, like: FileGrid) -> None:
     write = write_nifti if like.format == "nifti" else write_tiff
     if array.nbytes > MAPPED_BYTES:
         order: Literal["C", "F"] = "F" if like.format == "nifti" else "C"
-        write_spooled(array, path, order, lambda stored: write(path, stored, axes, like))
+        write_disk_buffered(array, path, order, lambda stored: write(path, stored, axes, like))
     else:
         write(path, compact(np.asarray(array)), axes, like)

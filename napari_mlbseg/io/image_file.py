@@ -12,12 +12,12 @@ import numpy as np
 __all__ = [
     "METADATA_KEY",
     "SERIES_MARK",
-    "FileGrid",
+    "ImageGeometry",
     "ImageFile",
     "ImageFileError",
     "axis_words",
     "compact",
-    "compact_type",
+    "minimal_dtype",
     "default_slice_axis",
     "from_slices",
     "has_clear_slice_axis",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-#: Key of `FileGrid` and channel in a layer's metadata; the writers and the session look there.
+#: Key of `ImageGeometry` and channel in a layer's metadata; the writers and the session look there.
 METADATA_KEY = "napari_mlbseg"
 
 #: Between a file's name and the number of one of its images: ``stack.ome.tif#1``.
@@ -42,7 +42,7 @@ class ImageFileError(ValueError):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FileGrid:
+class ImageGeometry:
     """The grid of an image file: all that is needed to write another array into the same space.
 
     Attributes
@@ -61,7 +61,7 @@ class FileGrid:
         Distance of voxels along each axis but ``C``, in `unit`; 1 for axes that are not of space.
     unit : str
         Unit of length: ``"mm"``, ``"um"``, ..., or ``"pixel"`` where the file tells none.
-    native : object
+    format_metadata : object
         What else the file's format needs to write the same geometry.
     """
 
@@ -72,7 +72,7 @@ class FileGrid:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     unit: str
-    native: Any
+    format_metadata: Any
 
     @property
     def channel_axis(self) -> int | None:
@@ -103,7 +103,7 @@ class FileGrid:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ImageFile(FileGrid):
+class ImageFile(ImageGeometry):
     """An image file with its array.
 
     Attributes
@@ -118,9 +118,9 @@ class ImageFile(FileGrid):
     notes: tuple[str, ...] = ()
 
     @property
-    def grid(self) -> FileGrid:
+    def grid(self) -> ImageGeometry:
         """All but the array."""
-        return FileGrid(**{field.name: getattr(self, field.name) for field in fields(FileGrid)})
+        return ImageGeometry(**{field.name: getattr(self, field.name) for field in fields(ImageGeometry)})
 
 
 def split_series(path: Path) -> tuple[Path, int | None]:
@@ -129,7 +129,7 @@ def split_series(path: Path) -> tuple[Path, int | None]:
     return (path.with_name(name), int(number)) if mark and number.isdigit() and not path.exists() else (path, None)
 
 
-def default_slice_axis(grid: FileGrid) -> int:
+def default_slice_axis(grid: ImageGeometry) -> int:
     """Axis along which a person most likely outlines slices, counted in the file's order without the channel axis.
 
     An axis of time or of unrelated images where there is one, else the axis of clearly coarsest spacing; where there
@@ -144,23 +144,23 @@ def default_slice_axis(grid: FileGrid) -> int:
     return coarse[0] if len(coarse) == 1 else order[0]
 
 
-def has_clear_slice_axis(grid: FileGrid) -> bool:
+def has_clear_slice_axis(grid: ImageGeometry) -> bool:
     """Whether `default_slice_axis` follows from the file: from an axis that is not of space or one coarsest spacing."""
     is_coarse = [step * _CLEARLY_COARSER >= max(grid.spacing) for step in grid.spacing]
     return sum(is_coarse) == 1 or any(letter not in grid.spatial_letters for letter in grid.stack_axes)
 
 
-def layer_axis(grid: FileGrid, axis: int) -> int:
+def layer_axis(grid: ImageGeometry, axis: int) -> int:
     """The axis of a napari layer that lies along an axis of its file, and the other way round: NIfTI's are reversed."""
     return len(grid.stack_axes) - 1 - axis if grid.format == "nifti" else axis
 
 
-def axis_words(grid: FileGrid, axis: int) -> str:
+def axis_words(grid: ImageGeometry, axis: int) -> str:
     """An axis of a file for people, such as ``axis 2 (k)``."""
     return f"axis {axis} ({grid.stack_axes[axis].lower()})"
 
 
-def slice_spacing(grid: FileGrid, slice_axis: int) -> tuple[float, float, float]:
+def slice_spacing(grid: ImageGeometry, slice_axis: int) -> tuple[float, float, float]:
     """Spacing along (z, y, x) of the stack that `to_slices` makes."""
     order = _slice_order(grid, slice_axis)
     z, y, x = (grid.spacing[axis] for axis in order)
@@ -189,13 +189,13 @@ def to_slices(image: ImageFile, slice_axis: int) -> Any:
     return channels_first.transpose(z, 0, y, x)
 
 
-def from_slices(array: Any, grid: FileGrid, slice_axis: int) -> tuple[Any, str]:
+def from_slices(array: Any, grid: ImageGeometry, slice_axis: int) -> tuple[Any, str]:
     """The inverse of `to_slices` for a result: the array in the file's order, and its axes.
 
     Parameters
     ----------
     array : ndarray or ArrayView, (Z, Y, X) or (Z, C, Y, X)
-    grid : FileGrid
+    grid : ImageGeometry
         Grid of the image that the result belongs to.
     slice_axis : int
         As it was given to `to_slices`.
@@ -217,11 +217,11 @@ def from_slices(array: Any, grid: FileGrid, slice_axis: int) -> tuple[Any, str]:
 
 
 def compact(array: np.ndarray) -> np.ndarray:
-    """`array` in the type that `compact_type` finds for it; raises as that."""
-    return array.astype(compact_type(array.dtype, [array]), copy=False)
+    """`array` in the type that `minimal_dtype` finds for it; raises as that."""
+    return array.astype(minimal_dtype(array.dtype, [array]), copy=False)
 
 
-def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
+def minimal_dtype(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
     """The smallest number type that image viewers read: uint8, int16, int32, uint32 or int64, or float32.
 
     Parameters
@@ -248,7 +248,7 @@ def compact_type(dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.dtype:
     raise ImageFileError(f"The label numbers reach from {low} to {high}: renumber them so that they fit into 63 bits.")
 
 
-def _slice_order(grid: FileGrid, slice_axis: int) -> tuple[int, int, int]:
+def _slice_order(grid: ImageGeometry, slice_axis: int) -> tuple[int, int, int]:
     """Axes of the stack with `slice_axis` first, the others in the file's order."""
     n_axes = len(grid.stack_axes)
     if n_axes != 3:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg.io.files import has_known_suffix
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError
-from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, NiftiNative, nifti_grid_with_affine
+from napari_mlbseg.io.image_file import METADATA_KEY, ImageFileError, ImageGeometry
+from napari_mlbseg.io.nifti import NIFTI_SUFFIXES, NiftiMetadata, nifti_grid_with_affine
 from napari_mlbseg.io.ome_zarr import new_zarr_grid
 from napari_mlbseg.io.readers import layer_geometry
 from napari_mlbseg.io.tiff import TIFF_SUFFIXES, new_tiff_grid
@@ -60,7 +60,7 @@ class _Placed:
         return not np.allclose(self.matrix[:-1, -1], 0, rtol=0, atol=_EXACT * min(self.spacing))
 
 
-def layer_grid(path: Path, shape: tuple[int, ...], attributes: Mapping[str, Any]) -> FileGrid:
+def layer_grid(path: Path, shape: tuple[int, ...], attributes: Mapping[str, Any]) -> ImageGeometry:
     """The grid of a file for an array that lies as a layer does.
 
     Parameters
@@ -103,7 +103,7 @@ def needs_affine(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> bool:
     return placed.is_turned or placed.is_moved
 
 
-def warn_of_loss(grid: FileGrid, attributes: Mapping[str, Any]) -> None:
+def warn_of_loss(grid: ImageGeometry, attributes: Mapping[str, Any]) -> None:
     """Warn of what a file with `grid` has no place for in how the layer lies."""
     if grid is _source(attributes) or grid.format == "nifti":
         return
@@ -119,11 +119,11 @@ def warn_of_loss(grid: FileGrid, attributes: Mapping[str, Any]) -> None:
         )
 
 
-def _source(attributes: Mapping[str, Any]) -> FileGrid | None:
+def _source(attributes: Mapping[str, Any]) -> ImageGeometry | None:
     """The grid of the file that the layer came from."""
     entry = (attributes.get("metadata") or {}).get(METADATA_KEY)
     grid = entry.get("grid") if isinstance(entry, dict) else None
-    return grid if isinstance(grid, FileGrid) else None
+    return grid if isinstance(grid, ImageGeometry) else None
 
 
 def _placed(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> _Placed:
@@ -160,7 +160,7 @@ def _matrix(n: int, attributes: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(given("affine", np.eye(n + 1)) @ own)
 
 
-def _fits(source: FileGrid, shape: tuple[int, ...], placed: _Placed, attributes: Mapping[str, Any]) -> bool:
+def _fits(source: ImageGeometry, shape: tuple[int, ...], placed: _Placed, attributes: Mapping[str, Any]) -> bool:
     """Whether the layer still has the shape of its file and lies where the reader put it, or says nothing of it."""
     if shape != (source.stack_shape[::-1] if source.format == "nifti" else source.stack_shape):
         return False
@@ -175,17 +175,21 @@ def _fits(source: FileGrid, shape: tuple[int, ...], placed: _Placed, attributes:
     )
 
 
-def _in_world_of_file(placed: _Placed, source: FileGrid | None) -> _Placed:
+def _in_world_of_file(placed: _Placed, source: ImageGeometry | None) -> _Placed:
     """Where a layer lies in the world of the NIfTI file that it came from, which is shown along its own axes."""
-    if source is None or not isinstance(source.native, NiftiNative) or placed.letters + source.stack_axes != "ZYXIJK":
+    if (
+        source is None
+        or not isinstance(source.format_metadata, NiftiMetadata)
+        or placed.letters + source.stack_axes != "ZYXIJK"
+    ):
         return placed
-    world = source.native.affine[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # with z first
+    world = source.format_metadata.affine[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # with z first
     matrix = placed.matrix.copy()
     matrix[:-1] *= conversion_factor(placed.unit, source.unit)
     return _Placed(placed.letters, world @ np.linalg.inv(_matrix(3, layer_geometry(source))) @ matrix, source.unit)
 
 
-def _nifti_grid(path: Path, shape: tuple[int, ...], placed: _Placed) -> FileGrid:
+def _nifti_grid(path: Path, shape: tuple[int, ...], placed: _Placed) -> ImageGeometry:
     """A NIfTI grid with the whole transform, x first."""
     spatial = [placed.letters.index(letter) for letter in "XYZ" if letter in placed.letters]
     affine, n = np.eye(4), len(spatial)

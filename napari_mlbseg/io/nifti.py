@@ -15,15 +15,15 @@ from nibabel.filebasedimages import ImageFileError as NibabelError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, native
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, native_byte_order
 from napari_mlbseg._util.files import atomic_path
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
+from napari_mlbseg.io.image_file import ImageFile, ImageFileError, ImageGeometry
 from napari_mlbseg.io.units import conversion_factor, is_length
 
 __all__ = [
     "NIFTI_SUFFIXES",
     "MAX_CHANNELS",
-    "NiftiNative",
+    "NiftiMetadata",
     "encode_nifti",
     "has_nifti_name",
     "is_nifti",
@@ -43,7 +43,7 @@ _UNIT_CODES = {"mm": "mm", "um": "micron", "m": "meter"}
 
 
 @dataclass(frozen=True, eq=False)
-class NiftiNative:
+class NiftiMetadata:
     """What only NIfTI knows.
 
     Attributes
@@ -72,7 +72,7 @@ def read_nifti(path: Path) -> ImageFile:
     try:
         image, is_compressed = _open(path, mmap=False)
         stays = _bytes(image) > MAPPED_BYTES and not is_compressed
-        data = native(_lazy_voxels(path) if stays else _voxels(image))
+        data = native_byte_order(_lazy_voxels(path) if stays else _voxels(image))
     except (NibabelError, HeaderDataError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
             raise
@@ -92,12 +92,12 @@ def read_nifti(path: Path) -> ImageFile:
         shape=data.shape,
         spacing=tuple(zooms["IJK".index(letter)] if letter in "IJK" else 1.0 for letter in axes if letter != "C"),
         unit=_UNITS.get(image.header.get_xyzt_units()[0], "mm"),
-        native=NiftiNative(affine=image.affine, header=image.header.copy()),
+        format_metadata=NiftiMetadata(affine=image.affine, header=image.header.copy()),
         data=data,
     )
 
 
-def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+def write_nifti(path: Path, array: np.ndarray, axes: str, grid: ImageGeometry) -> None:
     """Write `array` into the space of `grid`: same affine, qform, sform, their codes, zooms and units.
 
     Parameters
@@ -108,7 +108,7 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
         In the file's order, of a type that NIfTI knows (see `compact`).
     axes : str
         Letters of its axes: those of `grid`, channels last or none.
-    grid : FileGrid
+    grid : ImageGeometry
         Of a NIfTI file.
 
     Raises
@@ -120,15 +120,15 @@ def write_nifti(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> Non
         encode_nifti(file, array, axes, grid, path.name.endswith(".gz"))
 
 
-def encode_nifti(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid, compress: bool) -> None:
+def encode_nifti(file: BinaryIO, array: np.ndarray, axes: str, grid: ImageGeometry, compress: bool) -> None:
     """Write to an open file what `write_nifti` writes."""
-    native: NiftiNative = grid.native
+    format_metadata: NiftiMetadata = grid.format_metadata
     if "T" in axes:  # a 2D image over time: its third axis is stored with length 1
         array = np.expand_dims(array, 2)
-    header = native.header.copy()  # sform, qform and their codes stay as they are
+    header = format_metadata.header.copy()  # sform, qform and their codes stay as they are
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
-    header["pixdim"][1:4] = native.header["pixdim"][1:4]  # of fewer axes, the shape forgets the thickness
+    header["pixdim"][1:4] = format_metadata.header["pixdim"][1:4]  # of fewer axes, the shape forgets the thickness
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the display range was that of the image
     header.set_intent("none")
@@ -149,7 +149,7 @@ def _write_parts(file: Any, array: np.ndarray, header: Any) -> None:
         file.write(plane.astype(stored, copy=False).tobytes(order="F"))
 
 
-def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarray, unit: str) -> FileGrid:
+def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarray, unit: str) -> ImageGeometry:
     """A grid for an array that comes from no NIfTI file: axes ``IJK``.
 
     Parameters
@@ -170,7 +170,7 @@ def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarra
     header.set_sform(affine, code="aligned")
     header.set_qform(affine, code="aligned", strip_shears=True)  # which has no place for a shear
     header.set_xyzt_units(_UNIT_CODES.get(unit, "unknown"))
-    return FileGrid(
+    return ImageGeometry(
         path=path,
         format="nifti",
         suffix=next(suffix for suffix in NIFTI_SUFFIXES if path.name.lower().endswith(suffix)),
@@ -178,7 +178,7 @@ def nifti_grid_with_affine(path: Path, shape: tuple[int, ...], affine: np.ndarra
         shape=shape,
         spacing=tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0)),
         unit=unit,
-        native=NiftiNative(affine=header.get_best_affine(), header=header),
+        format_metadata=NiftiMetadata(affine=header.get_best_affine(), header=header),
     )
 
 

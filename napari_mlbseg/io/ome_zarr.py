@@ -13,12 +13,12 @@ import numpy as np
 
 from napari_mlbseg._util.arrays import ArrayView, plain_dtype
 from napari_mlbseg._util.files import atomic_path
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
+from napari_mlbseg.io.image_file import ImageFile, ImageFileError, ImageGeometry
 from napari_mlbseg.io.units import in_one_unit, is_length, word_of
 
 __all__ = [
     "ZARR_SUFFIXES",
-    "ZarrNative",
+    "ZarrMetadata",
     "is_zarr",
     "new_zarr_grid",
     "ome_metadata",
@@ -34,7 +34,7 @@ _CHUNK = 512  # rows and columns of what is written, at most
 
 
 @dataclass(frozen=True, eq=False)
-class ZarrNative:
+class ZarrMetadata:
     """What only zarr knows.
 
     Attributes
@@ -102,7 +102,7 @@ def read_zarr(path: Path) -> ImageFile:
         shape=levels[0].shape,
         spacing=tuple(abs(scale[axis]) or 1.0 for axis in in_space),
         unit=unit,
-        native=ZarrNative(
+        format_metadata=ZarrMetadata(
             array=os.path.relpath(_place(arrays[0]), path),
             levels=levels,
             translation=tuple(translation[axis] for axis in in_space),
@@ -129,7 +129,7 @@ def zarr_array(array: Any) -> tuple[Path, Any] | None:
     return _place(base), ArrayView(base) if view is None else view
 
 
-def write_zarr(path: Path, array: Any, axes: str, grid: FileGrid) -> None:
+def write_zarr(path: Path, array: Any, axes: str, grid: ImageGeometry) -> None:
     """Write an array as an OME-Zarr image (0.5) of one level, slice by slice along its first axis.
 
     Parameters
@@ -140,7 +140,7 @@ def write_zarr(path: Path, array: Any, axes: str, grid: FileGrid) -> None:
         In the order of the file.
     axes : str
         Letters of its axes: those of `grid`, with or without channels.
-    grid : FileGrid
+    grid : ImageGeometry
         Its spacing and unit are taken over.
 
     Raises
@@ -168,7 +168,7 @@ def new_zarr_grid(
     spacing: tuple[float, ...],
     translation: tuple[float, ...],
     unit: str,
-) -> FileGrid:
+) -> ImageGeometry:
     """A grid for an array that comes from no zarr image.
 
     Parameters
@@ -181,7 +181,7 @@ def new_zarr_grid(
         One value for each of `axes`, in `unit`.
     unit : str
     """
-    return FileGrid(
+    return ImageGeometry(
         path=path,
         format="zarr",
         suffix=next(suffix for suffix in ZARR_SUFFIXES if path.name.lower().endswith(suffix)),
@@ -189,7 +189,7 @@ def new_zarr_grid(
         shape=shape,
         spacing=spacing,
         unit=unit,
-        native=ZarrNative(array="0", levels=(), translation=translation, is_ome=True),
+        format_metadata=ZarrMetadata(array="0", levels=(), translation=translation, is_ome=True),
     )
 
 
@@ -274,11 +274,11 @@ def _checked(axes: str, n: int) -> str:
     return axes
 
 
-def ome_metadata(name: str, axes: str, grid: FileGrid) -> dict[str, Any]:
+def ome_metadata(name: str, axes: str, grid: ImageGeometry) -> dict[str, Any]:
     """What describes an array with `axes` in the space of `grid` as an OME-Zarr image of one level."""
     spacing = dict(zip(grid.stack_axes, grid.spacing, strict=True))
-    native = grid.native
-    moved = native.translation if isinstance(native, ZarrNative) else (0.0,) * len(grid.stack_axes)
+    format_metadata = grid.format_metadata
+    moved = format_metadata.translation if isinstance(format_metadata, ZarrMetadata) else (0.0,) * len(grid.stack_axes)
     translation = dict(zip(grid.stack_axes, moved, strict=True))
     unit = {"unit": word_of(grid.unit)} if is_length(grid.unit) else {}
     kinds = {"C": {"type": "channel"}, "T": {"type": "time"}}

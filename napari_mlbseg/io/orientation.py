@@ -14,9 +14,9 @@ import nibabel
 import numpy as np
 
 from napari_mlbseg._util.arrays import flipped
-from napari_mlbseg.io.image_file import FileGrid, ImageFile, ImageFileError
-from napari_mlbseg.io.nifti import NiftiNative
-from napari_mlbseg.io.ome_zarr import ZarrNative
+from napari_mlbseg.io.image_file import ImageFile, ImageFileError, ImageGeometry
+from napari_mlbseg.io.nifti import NiftiMetadata
+from napari_mlbseg.io.ome_zarr import ZarrMetadata
 from napari_mlbseg.io.units import conversion_factor
 
 __all__ = ["Turn", "axis_along", "direction_of_axis", "on_grid_of", "turn_between", "turn_note", "world_affine"]
@@ -54,24 +54,24 @@ class Turn:
         return flipped(array.transpose(self.axes), self.flips)
 
 
-def world_affine(grid: FileGrid) -> np.ndarray | None:
+def world_affine(grid: ImageGeometry) -> np.ndarray | None:
     """Indices along (x, y, z) of the file's own axes to the world, (4, 4), in the grid's unit; of NIfTI, (i, j, k).
 
     None where the file does not tell.
     """
-    if isinstance(grid.native, NiftiNative):
-        header = grid.native.header
-        return np.asarray(grid.native.affine) if header["sform_code"] or header["qform_code"] else None
-    if isinstance(grid.native, ZarrNative) and grid.native.is_ome and grid.unit != "pixel":
+    if isinstance(grid.format_metadata, NiftiMetadata):
+        header = grid.format_metadata.header
+        return np.asarray(grid.format_metadata.affine) if header["sform_code"] or header["qform_code"] else None
+    if isinstance(grid.format_metadata, ZarrMetadata) and grid.format_metadata.is_ome and grid.unit != "pixel":
         affine = np.eye(4)
-        for letter, step, start in zip(grid.stack_axes, grid.spacing, grid.native.translation, strict=True):
+        for letter, step, start in zip(grid.stack_axes, grid.spacing, grid.format_metadata.translation, strict=True):
             if letter in "XYZ":
                 affine["XYZ".index(letter), ["XYZ".index(letter), 3]] = step, start
         return affine
     return None
 
 
-def turn_between(grid: FileGrid, other: FileGrid) -> Turn:
+def turn_between(grid: ImageGeometry, other: ImageGeometry) -> Turn:
     """How an array on `other` is brought onto `grid`.
 
     Raises
@@ -88,15 +88,20 @@ def turn_between(grid: FileGrid, other: FileGrid) -> Turn:
     return Turn(axes, is_certain=not _sizes_differ(grid, other, axes))
 
 
-def on_grid_of(grid: FileGrid, labels: ImageFile) -> tuple[ImageFile, Turn]:
+def on_grid_of(grid: ImageGeometry, labels: ImageFile) -> tuple[ImageFile, Turn]:
     """The file `labels` with its axes as those of `grid`, and how it was turned; raises as `turn_between`."""
     turn = turn_between(grid, labels)
     own = {**vars(labels), "format": grid.format, "axes": grid.stack_axes, "shape": grid.stack_shape}
-    own |= {"spacing": grid.spacing, "unit": grid.unit, "native": grid.native, "data": turn.apply(labels.data)}
+    own |= {
+        "spacing": grid.spacing,
+        "unit": grid.unit,
+        "format_metadata": grid.format_metadata,
+        "data": turn.apply(labels.data),
+    }
     return ImageFile(**own), turn
 
 
-def turn_note(grid: FileGrid, labels: FileGrid, turn: Turn) -> str:
+def turn_note(grid: ImageGeometry, labels: ImageGeometry, turn: Turn) -> str:
     """A sentence on what was done to `labels`, read as they are, to bring them onto `grid`; empty if it needs none."""
     if not turn.is_certain:
         return (
@@ -108,25 +113,25 @@ def turn_note(grid: FileGrid, labels: FileGrid, turn: Turn) -> str:
     return ""
 
 
-def direction_of_axis(grid: FileGrid, axis: int) -> str:
+def direction_of_axis(grid: ImageGeometry, axis: int) -> str:
     """Where an axis of a file lies along in the world: ``"x"``, ``"y"`` or ``"z"`` for its nearest, or its own letter.
 
     Parameters
     ----------
-    grid : FileGrid
+    grid : ImageGeometry
     axis : int
         Channels not counted.
     """
     return _directions(grid)[axis]
 
 
-def axis_along(grid: FileGrid, direction: str) -> int | None:
+def axis_along(grid: ImageGeometry, direction: str) -> int | None:
     """The axis of a file along a direction of the world, as `direction_of_axis` names it; None if there is none."""
     directions = _directions(grid)
     return directions.index(direction) if direction in directions else None
 
 
-def _directions(grid: FileGrid) -> list[str]:
+def _directions(grid: ImageGeometry) -> list[str]:
     letters = [_WORLD_LETTER.get(letter, letter).lower() for letter in grid.stack_axes]
     affine = world_affine(grid)
     if affine is None:
@@ -135,7 +140,7 @@ def _directions(grid: FileGrid) -> list[str]:
     return ["xyz"[int(nearest["xyz".index(letter)])] if letter in "xyz" else letter for letter in letters]
 
 
-def _turn_in_the_world(grid: FileGrid, other: FileGrid, ours: np.ndarray, theirs: np.ndarray) -> Turn:
+def _turn_in_the_world(grid: ImageGeometry, other: ImageGeometry, ours: np.ndarray, theirs: np.ndarray) -> Turn:
     """The turn that brings the voxels of one file onto those of another, which must meet within half a voxel."""
     theirs = np.diag([*[conversion_factor(other.unit, grid.unit)] * 3, 1.0]) @ theirs
     to_ours = np.linalg.inv(ours) @ theirs
@@ -161,7 +166,7 @@ def _turn_in_the_world(grid: FileGrid, other: FileGrid, ours: np.ndarray, theirs
     return Turn(axes, tuple(axis for axis, letter in enumerate(letters) if letter in backwards))
 
 
-def _axes_by_name(grid: FileGrid, other: FileGrid) -> tuple[int, ...]:
+def _axes_by_name(grid: ImageGeometry, other: ImageGeometry) -> tuple[int, ...]:
     """X to X and Y to Y, and to what else there is what else there is in the other, in its order."""
     letters, other_letters = _letters(grid), _letters(other)
     if len(letters) != len(other_letters):
@@ -170,7 +175,7 @@ def _axes_by_name(grid: FileGrid, other: FileGrid) -> tuple[int, ...]:
     return tuple(other_letters.index(a) if a in other_letters else left.pop(0) for a in letters)
 
 
-def _sizes_differ(grid: FileGrid, other: FileGrid, axes: tuple[int, ...]) -> bool:
+def _sizes_differ(grid: ImageGeometry, other: ImageGeometry, axes: tuple[int, ...]) -> bool:
     """Whether two files tell voxel sizes that are not the same; a file without a unit tells none."""
     both_nifti = grid.format == other.format == "nifti"
     if both_nifti and (world_affine(grid) is None) != (world_affine(other) is None):
@@ -182,28 +187,28 @@ def _sizes_differ(grid: FileGrid, other: FileGrid, axes: tuple[int, ...]) -> boo
     return bool((np.abs(there / np.array(grid.spacing) - 1) > _SPACING_DIFFERS).any())
 
 
-def _letters(grid: FileGrid) -> str:
+def _letters(grid: ImageGeometry) -> str:
     return "".join(_WORLD_LETTER.get(letter, letter) for letter in grid.stack_axes)
 
 
-def _spatial_shape(grid: FileGrid) -> np.ndarray:
+def _spatial_shape(grid: ImageGeometry) -> np.ndarray:
     """Lengths along x, y and z of the file's own axes."""
     lengths = dict(zip(_letters(grid), grid.stack_shape, strict=True))
     return np.array([lengths.get(letter, 1) for letter in "XYZ"])
 
 
-def _lengths(grid: FileGrid) -> str:
+def _lengths(grid: ImageGeometry) -> str:
     return " x ".join(f"{n} ({letter.lower()})" for n, letter in zip(grid.stack_shape, grid.stack_axes, strict=True))
 
 
-def _of_another_shape(grid: FileGrid, other: FileGrid) -> ImageFileError:
+def _of_another_shape(grid: ImageGeometry, other: ImageGeometry) -> ImageFileError:
     return ImageFileError(
         f"{other.path} has {_lengths(other)} voxels but {grid.path} has {_lengths(grid)}: give labels that belong to "
         "this image."
     )
 
 
-def _elsewhere(grid: FileGrid, other: FileGrid, how: str) -> ImageFileError:
+def _elsewhere(grid: ImageGeometry, other: ImageGeometry, how: str) -> ImageFileError:
     return ImageFileError(
         f"{other.path} lies elsewhere in the world than {grid.path} ({how}): resample it to the grid of the image, or "
         "correct its header."

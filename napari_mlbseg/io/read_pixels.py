@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["READ_KEY", "ReadPixels", "is_in_memory", "pixel_digest"]
 
-#: Key of `ReadPixels` beside the `FileGrid` in a layer's metadata.
+#: Key of `ReadPixels` beside the `ImageGeometry` in a layer's metadata.
 READ_KEY = "read"
 
 

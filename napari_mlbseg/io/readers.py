@@ -12,9 +12,9 @@ import numpy as np
 
 from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, is_on_disk, moved_axis
 from napari_mlbseg.io.files import as_labels, is_image_path, read_image
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFile, ImageFileError
-from napari_mlbseg.io.nifti import NiftiNative
-from napari_mlbseg.io.ome_zarr import ZarrNative
+from napari_mlbseg.io.image_file import METADATA_KEY, ImageFile, ImageFileError, ImageGeometry
+from napari_mlbseg.io.nifti import NiftiMetadata
+from napari_mlbseg.io.ome_zarr import ZarrMetadata
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 
 __all__ = ["METADATA_KEY", "LayerData", "get_reader", "image_layers", "layer_geometry", "read_layer", "read_layers"]
@@ -103,14 +103,14 @@ def _layers(image: ImageFile, layer_type: str, name: str) -> list[LayerData]:
 
 def _pyramid(image: ImageFile, channel: int | None, layer_type: str) -> Any:
     """A channel of an image in the order of a layer, or, where the file has smaller copies of it, all of them."""
-    levels = list(image.native.levels) if _as_pyramid(image, layer_type) else [image.data]
+    levels = list(image.format_metadata.levels) if _as_pyramid(image, layer_type) else [image.data]
     arrays = [_to_layer_order(_channel(level, image.channel_axis, channel), image) for level in levels]
     return arrays if len(arrays) > 1 else arrays[0]
 
 
 def _as_pyramid(image: ImageFile, layer_type: str) -> dict[str, Any]:
     """What tells napari that a layer has several levels; nobody can paint on such labels."""
-    has_levels = isinstance(image.native, ZarrNative) and len(image.native.levels) > 1
+    has_levels = isinstance(image.format_metadata, ZarrMetadata) and len(image.format_metadata.levels) > 1
     return {"multiscale": True} if has_levels and layer_type == "image" else {}
 
 
@@ -136,34 +136,34 @@ def _channel(data: Any, axis: int | None, channel: int | None) -> Any:
     return data.take(channel, axis) if isinstance(data, ArrayView) else np.moveaxis(data, axis, 0)[channel]
 
 
-def _to_layer_order(stack: Any, grid: FileGrid) -> Any:
+def _to_layer_order(stack: Any, grid: ImageGeometry) -> Any:
     return stack.T if grid.format == "nifti" else stack
 
 
-def _colours_in_layer_order(channels: Any, grid: FileGrid) -> Any:
+def _colours_in_layer_order(channels: Any, grid: ImageGeometry) -> Any:
     return moved_axis(channels.T, 0, channels.ndim - 1) if grid.format == "nifti" else channels
 
 
-def layer_geometry(grid: FileGrid) -> dict[str, Any]:
+def layer_geometry(grid: ImageGeometry) -> dict[str, Any]:
     """Scale, translation, units and axis labels of the layers, in the layers' axis order."""
     letters = grid.stack_axes
     scale = list(grid.spacing)
     units = [grid.unit if letter in grid.spatial_letters else "pixel" for letter in letters]
     translate = [0.0] * len(letters)
-    if isinstance(grid.native, ZarrNative):
-        translate = list(grid.native.translation)
+    if isinstance(grid.format_metadata, ZarrMetadata):
+        translate = list(grid.format_metadata.translation)
     if grid.format == "nifti":
-        for letter, value in zip("IJK", _origin_along_axes(grid.native), strict=True):
+        for letter, value in zip("IJK", _origin_along_axes(grid.format_metadata), strict=True):
             if letter in letters:
                 translate[letters.index(letter)] = value
         letters, scale, units, translate = letters[::-1], scale[::-1], units[::-1], translate[::-1]
     return {"scale": scale, "translate": translate, "units": units, "axis_labels": [a.lower() for a in letters]}
 
 
-def _origin_along_axes(native: NiftiNative) -> np.ndarray:
+def _origin_along_axes(format_metadata: NiftiMetadata) -> np.ndarray:
     """World position of the first voxel, measured along the image's own axes (i, j, k)."""
-    directions = native.affine[:3, :3] / np.linalg.norm(native.affine[:3, :3], axis=0)
-    return directions.T @ native.affine[:3, 3]
+    directions = format_metadata.affine[:3, :3] / np.linalg.norm(format_metadata.affine[:3, :3], axis=0)
+    return directions.T @ format_metadata.affine[:3, 3]
 
 
 def _looks_like_labels(image: ImageFile) -> bool:

@@ -14,13 +14,12 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView
-from napari_mlbseg._util.arrays import native as in_native_order
+from napari_mlbseg._util.arrays import MAPPED_BYTES, ArrayView, native_byte_order
 from napari_mlbseg._util.files import atomic_path
-from napari_mlbseg.io.image_file import SERIES_MARK, FileGrid, ImageFile, ImageFileError
+from napari_mlbseg.io.image_file import SERIES_MARK, ImageFile, ImageFileError, ImageGeometry
 from napari_mlbseg.io.units import in_one_unit, unit_name
 
-__all__ = ["TIFF_SUFFIXES", "TiffNative", "encode_tiff", "new_tiff_grid", "read_tiff", "write_tiff"]
+__all__ = ["TIFF_SUFFIXES", "TiffMetadata", "encode_tiff", "new_tiff_grid", "read_tiff", "write_tiff"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -42,7 +41,7 @@ _CENTIMETRE = 3  # of the tag ResolutionUnit; inches are what printers and camer
 
 
 @dataclass(frozen=True, eq=False)
-class TiffNative:
+class TiffMetadata:
     """What only TIFF knows.
 
     Attributes
@@ -97,7 +96,7 @@ def read_tiff(path: Path, number: int | None = None) -> ImageFile:
                 axes = series.axes
                 if data.shape != series.shape:
                     raise ValueError("pages are missing")
-            native = _native(file)
+            format_metadata = _native(file)
     except ImageFileError:
         raise
     except _DAMAGE as error:
@@ -110,8 +109,8 @@ def read_tiff(path: Path, number: int | None = None) -> ImageFile:
         ) from error
     if data.dtype.kind not in "biuf":
         raise ImageFileError(f"{path} holds {data.dtype} numbers: convert it to real ones.")
-    data, axes = _name_axes(in_native_order(data), axes, path)
-    sizes, unit, note = _spacing(native)
+    data, axes = _name_axes(native_byte_order(data), axes, path)
+    sizes, unit, note = _spacing(format_metadata)
     notes += [f"{path.name}: {note}"] if note else []
     return ImageFile(
         path=path if number is None else path.with_name(f"{path.name}{SERIES_MARK}{number}"),
@@ -121,13 +120,13 @@ def read_tiff(path: Path, number: int | None = None) -> ImageFile:
         shape=data.shape,
         spacing=tuple(sizes.get(letter, 1.0) for letter in axes if letter != "C"),
         unit=unit,
-        native=native,
+        format_metadata=format_metadata,
         data=data,
         notes=tuple(notes),
     )
 
 
-def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+def write_tiff(path: Path, array: np.ndarray, axes: str, grid: ImageGeometry) -> None:
     """Write `array` with the resolution, units and flavour (ImageJ, OME, plain) of `grid`.
 
     ImageJ's flavour knows three number types and 4 GB; other arrays are written as OME with the same sizes.
@@ -139,7 +138,7 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
         In the file's order.
     axes : str
         Letters of its axes.
-    grid : FileGrid
+    grid : ImageGeometry
         Of a TIFF file.
 
     Raises
@@ -151,23 +150,25 @@ def write_tiff(path: Path, array: np.ndarray, axes: str, grid: FileGrid) -> None
         encode_tiff(file, array, axes, grid)
 
 
-def encode_tiff(file: BinaryIO, array: np.ndarray, axes: str, grid: FileGrid) -> None:
+def encode_tiff(file: BinaryIO, array: np.ndarray, axes: str, grid: ImageGeometry) -> None:
     """Write to an open file what `write_tiff` writes."""
-    native: TiffNative = grid.native
-    if native.flavour == "imagej" and array.dtype == np.int16 and array.min() >= 0:
+    format_metadata: TiffMetadata = grid.format_metadata
+    if format_metadata.flavour == "imagej" and array.dtype == np.int16 and array.min() >= 0:
         array = array.view(np.uint16)
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
-    if native.resolution is not None:
-        options |= {"resolution": native.resolution, "resolutionunit": native.resolution_unit}
-    is_imagej = native.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and array.nbytes < _IMAGEJ_BYTES
+    if format_metadata.resolution is not None:
+        options |= {"resolution": format_metadata.resolution, "resolutionunit": format_metadata.resolution_unit}
+    is_imagej = (
+        format_metadata.flavour == "imagej" and array.dtype.name in _IMAGEJ_DTYPES and array.nbytes < _IMAGEJ_BYTES
+    )
     if is_imagej and set(axes) <= set("TZCYX"):
         options["imagej"] = True
-        options["metadata"] |= {key: _in_ascii(value) for key, value in native.imagej.items()}
-    elif native.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):
+        options["metadata"] |= {key: _in_ascii(value) for key, value in format_metadata.imagej.items()}
+    elif format_metadata.flavour in ("ome", "imagej") and set(axes) <= set("TZCYX"):
         options["ome"] = True
         if array.dtype.kind in "iu" and array.dtype.itemsize == 8:  # OME has no such integers; doubles are as exact
             array = array.astype(np.float64)
-        options["metadata"] |= native.ome or _ome_sizes(grid)
+        options["metadata"] |= format_metadata.ome or _ome_sizes(grid)
     tifffile.imwrite(file, np.ascontiguousarray(array), **options)
 
 
@@ -178,7 +179,9 @@ def _in_ascii(value: Any) -> Any:
     return "".join(letter if letter.isascii() else f"\\u{ord(letter):04X}" for letter in value)
 
 
-def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[float, ...], unit: str) -> FileGrid:
+def new_tiff_grid(
+    path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[float, ...], unit: str
+) -> ImageGeometry:
     """A grid for an array that comes from no TIFF file, to be written as ImageJ writes it.
 
     Parameters
@@ -195,7 +198,7 @@ def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[
     imagej: dict[str, Any] = {"unit": unit}
     if "Z" in sizes:
         imagej["spacing"] = sizes["Z"]
-    native = TiffNative(
+    format_metadata = TiffMetadata(
         flavour="imagej",
         resolution=(_fraction(1 / sizes["X"]), _fraction(1 / sizes["Y"])),
         resolution_unit=1,
@@ -203,12 +206,19 @@ def new_tiff_grid(path: Path, axes: str, shape: tuple[int, ...], spacing: tuple[
         ome={},
     )
     suffix = next(suffix for suffix in TIFF_SUFFIXES if path.name.lower().endswith(suffix))
-    return FileGrid(
-        path=path, format="tiff", suffix=suffix, axes=axes, shape=shape, spacing=spacing, unit=unit, native=native
+    return ImageGeometry(
+        path=path,
+        format="tiff",
+        suffix=suffix,
+        axes=axes,
+        shape=shape,
+        spacing=spacing,
+        unit=unit,
+        format_metadata=format_metadata,
     )
 
 
-def _native(file: tifffile.TiffFile) -> TiffNative:
+def _native(file: tifffile.TiffFile) -> TiffMetadata:
     tags = file.pages.first.tags
     x, y = tags.get("XResolution"), tags.get("YResolution")
     resolution = None if x is None or y is None else (tuple(x.value), tuple(y.value))
@@ -221,7 +231,7 @@ def _native(file: tifffile.TiffFile) -> TiffNative:
         if pixels is not None:
             ome = {key: value for key, value in pixels.attrib.items() if key.startswith("PhysicalSize")}
             ome |= {key: float(value) for key, value in ome.items() if not key.endswith("Unit")}
-    return TiffNative(
+    return TiffMetadata(
         flavour="ome" if file.is_ome else "imagej" if file.is_imagej else "plain",
         resolution=resolution,
         resolution_unit=1 if unit is None else int(unit.value),
@@ -230,24 +240,34 @@ def _native(file: tifffile.TiffFile) -> TiffNative:
     )
 
 
-def _spacing(native: TiffNative) -> tuple[dict[str, float], str, str]:
+def _spacing(format_metadata: TiffMetadata) -> tuple[dict[str, float], str, str]:
     """Spacing by axis letter, its unit, and what a person should know of both."""
-    if native.ome:
-        sizes = {axis: native.ome[f"PhysicalSize{axis}"] for axis in "ZYX" if f"PhysicalSize{axis}" in native.ome}
-        return _in_one_unit(sizes, {axis: str(native.ome.get(f"PhysicalSize{axis}Unit", "um")) for axis in sizes})
+    if format_metadata.ome:
+        sizes = {
+            axis: format_metadata.ome[f"PhysicalSize{axis}"]
+            for axis in "ZYX"
+            if f"PhysicalSize{axis}" in format_metadata.ome
+        }
+        return _in_one_unit(
+            sizes, {axis: str(format_metadata.ome.get(f"PhysicalSize{axis}Unit", "um")) for axis in sizes}
+        )
     sizes = {}
-    if native.resolution is not None:
-        for axis, (numerator, denominator) in zip("XY", native.resolution, strict=True):
+    if format_metadata.resolution is not None:
+        for axis, (numerator, denominator) in zip("XY", format_metadata.resolution, strict=True):
             sizes[axis] = denominator / numerator if numerator else 0.0
-    if native.flavour == "imagej":
-        unit = str(native.imagej.get("unit", ""))
-        units = {"Z": str(native.imagej.get("zunit", unit)), "Y": str(native.imagej.get("yunit", unit)), "X": unit}
-        between = {"Z": float(native.imagej.get("spacing", 1.0))}
+    if format_metadata.flavour == "imagej":
+        unit = str(format_metadata.imagej.get("unit", ""))
+        units = {
+            "Z": str(format_metadata.imagej.get("zunit", unit)),
+            "Y": str(format_metadata.imagej.get("yunit", unit)),
+            "X": unit,
+        }
+        between = {"Z": float(format_metadata.imagej.get("spacing", 1.0))}
         if unit_name(unit) == "pixel":  # its resolution is what a printer would need
             return _in_one_unit(between, {"Z": "pixel"})
         sizes = between | {axis: sizes[axis] for axis in "YX" if axis in sizes}
         return _in_one_unit(sizes, {axis: units[axis] for axis in sizes})
-    if native.flavour == "plain" and native.resolution_unit == _CENTIMETRE:
+    if format_metadata.flavour == "plain" and format_metadata.resolution_unit == _CENTIMETRE:
         return _in_one_unit({axis: 10 * size for axis, size in sizes.items()}, dict.fromkeys(sizes, "mm"))
     return {}, "pixel", ""
 
@@ -332,7 +352,7 @@ def _name_axes(data: Any, axes: str, path: Path) -> tuple[Any, str]:
     return data, axes
 
 
-def _ome_sizes(grid: FileGrid) -> dict[str, Any]:
+def _ome_sizes(grid: ImageGeometry) -> dict[str, Any]:
     """OME's physical sizes for a grid that came without them."""
     if grid.unit == "pixel":
         return {}

@@ -13,8 +13,8 @@ from napari_mlbseg._util.arrays import MAPPED_BYTES, is_lazy, is_on_disk
 from napari_mlbseg.io.file_array import FileArray, FileSource, Part
 from napari_mlbseg.io.files import check_writable, read_image, read_labels
 from napari_mlbseg.io.image_file import (
-    FileGrid,
     ImageFile,
+    ImageGeometry,
     axis_words,
     default_slice_axis,
     has_clear_slice_axis,
@@ -34,7 +34,7 @@ class FileVolume:
     Attributes
     ----------
     volume : Volume
-    grid : FileGrid
+    grid : ImageGeometry
         Of the image file; results are written into its space.
     slice_axis : int
         Axis of the file along which the volume's slices lie.
@@ -46,7 +46,7 @@ class FileVolume:
     """
 
     volume: Volume
-    grid: FileGrid
+    grid: ImageGeometry
     slice_axis: int
     label_values: dict[int, str]
     notes: tuple[str, ...] = ()

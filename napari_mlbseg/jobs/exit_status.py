@@ -6,7 +6,7 @@ import signal
 
 from napari_mlbseg.events import Failed
 
-__all__ = ["explain_death"]
+__all__ = ["describe_exit"]
 
 _MEMORY_ADVICE = (
     "Close other programs, or train with a smaller batch_size or patch_size (Advanced). What you painted is safe; "
@@ -14,7 +14,7 @@ _MEMORY_ADVICE = (
 )
 
 
-def explain_death(returncode: int | None, log_tail: str) -> Failed:
+def describe_exit(returncode: int | None, log_tail: str) -> Failed:
     """The `Failed` event of a worker that died silently.
 
     Parameters

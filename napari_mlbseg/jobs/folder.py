@@ -34,9 +34,9 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, from_json, is_terminal, to_json
 from napari_mlbseg.jobs.inputs import (
     ArrayReference,
-    Copied,
+    CopyProgress,
     InputPart,
-    Step,
+    ProgressCallback,
     share_fetched,
     store_array,
     store_slices,
@@ -118,9 +118,9 @@ class JobFolder:
         previous: Path | None = None,
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,
-        like: Path | None = None,
-        movable: Path | None = None,
-        step: Callable[[Copied], object] = lambda copied: None,
+        reuse_from: Path | None = None,
+        relative_to: Path | None = None,
+        step: Callable[[CopyProgress], object] = lambda copied: None,
     ) -> Request:
         """Freeze `task` into the folder: arrays first, ``request.json`` last.
 
@@ -135,9 +135,9 @@ class JobFolder:
         painted : mapping of str to collection of int, optional
             Volume name -> slices whose labels are kept besides those of the clean ones: a snapshot, nothing learns
             from them.
-        like : Path, optional
+        reuse_from : Path, optional
             An earlier job folder: images that are the same there are shared on the disk.
-        movable : Path, optional
+        relative_to : Path, optional
             See `store_array`.
         step : callable
             Called between slices with how far the copying of an array is; what it raises ends the writing.
@@ -153,13 +153,13 @@ class JobFolder:
         if len(set(names)) < len(names):
             raise ValueError("Two images have names that would share a folder: rename one of them.")
         self.path.mkdir(parents=True, exist_ok=True)
-        fetched = _requested_images(like)
+        fetched = _requested_images(reuse_from)
         volumes = []
         for number, volume in enumerate(task.volumes):
             shown = {*volume.clean_slices, *(painted or {}).get(volume.name, ())}
-            volumes.append(self._write_volume(f"inputs/{number}", volume, shown, like, movable, step))
-            if like is not None and volume.name in fetched:
-                share_fetched(self.path, volumes[-1].image, like, fetched[volume.name])
+            volumes.append(self._write_volume(f"inputs/{number}", volume, shown, reuse_from, relative_to, step))
+            if reuse_from is not None and volume.name in fetched:
+                share_fetched(self.path, volumes[-1].image, reuse_from, fetched[volume.name])
         request = Request(
             kind=kind,
             class_values=task.class_values,
@@ -178,17 +178,19 @@ class JobFolder:
         stem: str,
         volume: Volume,
         shown: Collection[int],
-        like: Path | None,
-        movable: Path | None,
-        step: Callable[[Copied], object],
+        reuse_from: Path | None,
+        relative_to: Path | None,
+        step: Callable[[CopyProgress], object],
     ) -> VolumeRequest:
         """Freeze a volume's arrays into the folder `stem`, of its labels the slices `shown`."""
 
-        def of(part: InputPart) -> Step:
-            return lambda done, total: step(Copied(volume.name, part, done, total))
+        def of(part: InputPart) -> ProgressCallback:
+            return lambda done, total: step(CopyProgress(volume.name, part, done, total))
 
         (self.path / stem).mkdir(parents=True, exist_ok=True)
-        image = store_array(self.path, f"{stem}/image", volume.image, like, movable=movable, step=of("image"))
+        image = store_array(
+            self.path, f"{stem}/image", volume.image, reuse_from, relative_to=relative_to, step=of("image")
+        )
         given = volume.initial_labels
         if given is not None:
             given = store_array(self.path, f"{stem}/initial_labels", given, step=of("initial_labels"))

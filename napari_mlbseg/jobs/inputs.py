@@ -17,7 +17,15 @@ from napari_mlbseg._util.files import atomic_path
 from napari_mlbseg._util.zarr_arrays import create_array, local_path, open_array
 from napari_mlbseg.io.file_array import FileArray, FileSource
 
-__all__ = ["ArrayReference", "Copied", "InputPart", "Step", "share_fetched", "store_array", "store_slices"]
+__all__ = [
+    "ArrayReference",
+    "CopyProgress",
+    "InputPart",
+    "ProgressCallback",
+    "share_fetched",
+    "store_array",
+    "store_slices",
+]
 
 
 _MANY = 64  # slices
@@ -27,11 +35,11 @@ InputPart = Literal["image", "labels", "initial_labels"]
 
 #: Called before and after a slice is read, with the number of slices that were stored and of all; what it raises ends
 #: the copying.
-Step = Callable[[int, int], object]
+ProgressCallback = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyProgress:
     """How far the copying of an array is.
 
     Attributes
@@ -93,10 +101,10 @@ def store_array(
     folder: Path,
     stem: str,
     array: Any,
-    like: Path | None = None,
+    reuse_from: Path | None = None,
     *,
-    movable: Path | None = None,
-    step: Step = _go_on,
+    relative_to: Path | None = None,
+    step: ProgressCallback = _go_on,
 ) -> ArrayReference:
     """Keep a whole array: files and local zarr arrays by their path, arrays in memory as .npy, others slice by slice.
 
@@ -107,28 +115,30 @@ def store_array(
     stem : str
         Path in the folder, without a suffix.
     array : array_like
-    like : Path, optional
+    reuse_from : Path, optional
         Another job's folder: what is the same there is shared on the disk.
-    movable : Path, optional
+    relative_to : Path, optional
         Folder around the job's that may be moved as a whole: a zarr array within is referred to as seen from the job.
     step : callable
-        See `Step`.
+        See `ProgressCallback`.
     """
     if (path := local_path(array)) is not None:
-        return ArrayReference(format="zarr", path=_seen_from(folder, path, movable))
+        return ArrayReference(format="zarr", path=_seen_from(folder, path, relative_to))
     if isinstance(array, ArrayView) and (path := local_path(array.array)) is not None:
-        seen = _seen_from(folder, path, movable)
+        seen = _seen_from(folder, path, relative_to)
         return ArrayReference(format="zarr", path=seen, axes=array.axes, fixed=array.fixed)
     if isinstance(array, FileArray):
         return ArrayReference(format="npy", path=f"{stem}.npy", source=array.source)
     if isinstance(array, np.ndarray):
-        if like is None or not _share(like / f"{stem}.npy", folder / f"{stem}.npy", array, step):
+        if reuse_from is None or not _share(reuse_from / f"{stem}.npy", folder / f"{stem}.npy", array, step):
             _save(folder / f"{stem}.npy", array, step)
         return ArrayReference(format="npy", path=f"{stem}.npy")
     return store_slices(folder, stem, array, range(array.shape[0]), step)
 
 
-def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int], step: Step = _go_on) -> ArrayReference:
+def store_slices(
+    folder: Path, stem: str, array: Any, slices: Iterable[int], step: ProgressCallback = _go_on
+) -> ArrayReference:
     """Keep some slices of an array; the others read as zero. See `store_array`.
 
     A few become zarr, one chunk a slice. Many of an array that is not large become one ``.npy``, since thousands of
@@ -147,14 +157,14 @@ def store_slices(folder: Path, stem: str, array: Any, slices: Iterable[int], ste
     return ArrayReference(format="zarr", path=f"{stem}.zarr")
 
 
-def share_fetched(folder: Path, reference: ArrayReference, like: Path, other: ArrayReference) -> None:
+def share_fetched(folder: Path, reference: ArrayReference, reuse_from: Path, other: ArrayReference) -> None:
     """Give what another job has fetched from the same file a second name, where the file system knows such."""
     if reference.source is not None and reference.source == other.source:
         with suppress(OSError):  # not fetched there either, or a file system without second names
-            os.link(like / other.path, folder / reference.path)
+            os.link(reuse_from / other.path, folder / reference.path)
 
 
-def _read(array: Any, z: int, done: int, total: int, step: Step) -> np.ndarray:
+def _read(array: Any, z: int, done: int, total: int, step: ProgressCallback) -> np.ndarray:
     """A slice that may take long to compute: whoever waits may have given up meanwhile."""
     step(done, total)
     plane = np.asarray(array[z])
@@ -162,14 +172,14 @@ def _read(array: Any, z: int, done: int, total: int, step: Step) -> np.ndarray:
     return plane
 
 
-def _seen_from(folder: Path, path: Path, movable: Path | None) -> str:
+def _seen_from(folder: Path, path: Path, relative_to: Path | None) -> str:
     """Path of an array: relative to the job's folder if both are moved together, otherwise as it is."""
-    if movable is not None and path.is_relative_to(movable) and folder.is_relative_to(movable):
+    if relative_to is not None and path.is_relative_to(relative_to) and folder.is_relative_to(relative_to):
         return Path(os.path.relpath(path, folder)).as_posix()
     return str(path)
 
 
-def _save(path: Path, array: np.ndarray, step: Step) -> None:
+def _save(path: Path, array: np.ndarray, step: ProgressCallback) -> None:
     """What `numpy.save` does, slice by slice: a large image takes long to write."""
     if array.dtype.hasobject:
         raise ValueError(f"Object arrays are not stored ({array.dtype}): convert it to numbers.")
@@ -181,7 +191,7 @@ def _save(path: Path, array: np.ndarray, step: Step) -> None:
             file.write(plane.tobytes())
 
 
-def _share(source: Path, target: Path, array: np.ndarray, step: Step) -> bool:
+def _share(source: Path, target: Path, array: np.ndarray, step: ProgressCallback) -> bool:
     """Give a file a second name instead of writing `array` again, where it holds just that; whether it did."""
     has_nan = array.dtype.kind == "f"
     try:

@@ -19,11 +19,11 @@ import psutil
 from napari_mlbseg._util.files import write_atomically
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, is_terminal
 from napari_mlbseg.jobs.backend import JobState
-from napari_mlbseg.jobs.exit_status import explain_death
+from napari_mlbseg.jobs.exit_status import describe_exit
 from napari_mlbseg.jobs.failures import full_disk
 from napari_mlbseg.jobs.folder import EventReader, JobFolder, JobKind
-from napari_mlbseg.jobs.inputs import Copied
-from napari_mlbseg.jobs.processes import PARENT, lives
+from napari_mlbseg.jobs.inputs import CopyProgress
+from napari_mlbseg.jobs.processes import PARENT, is_running
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["LocalJob"]
@@ -61,9 +61,9 @@ class LocalJob:
         previous: Path | None = None,
         threads: int | None = None,
         painted: Mapping[str, Collection[int]] | None = None,
-        like: Path | None = None,
-        movable: Path | None = None,
-        step: Callable[[Copied], object] = lambda copied: None,
+        reuse_from: Path | None = None,
+        relative_to: Path | None = None,
+        step: Callable[[CopyProgress], object] = lambda copied: None,
     ) -> LocalJob:
         """A new job in the folder `path`; raises OSError if that cannot be written, and leaves nothing behind then.
 
@@ -78,7 +78,7 @@ class LocalJob:
             Job folder whose model a training starts from, or a prediction uses.
         threads : int, optional
             Threads of the worker; by default one for every core.
-        painted, like, movable, step : optional
+        painted, reuse_from, relative_to, step : optional
             See `JobFolder.write_request`.
         """
         folder = JobFolder(path)
@@ -89,8 +89,8 @@ class LocalJob:
                 previous=previous,
                 threads=threads,
                 painted=painted,
-                like=like,
-                movable=movable,
+                reuse_from=reuse_from,
+                relative_to=relative_to,
                 step=step,
             )
         return cls(folder)
@@ -200,12 +200,12 @@ class LocalJob:
             self._process = _living_worker(self.folder)
             if self._process is None:
                 return _may_be_starting(self.folder)
-        return self._process is not None and lives(self._process)
+        return self._process is not None and is_running(self._process)
 
     def _last_word(self) -> Event:
         """The terminal event that the worker could not write; it is added to the folder for later readers."""
         returncode = self._popen.returncode if self._popen is not None else None
-        event: Event = explain_death(returncode, self.folder.log_tail())
+        event: Event = describe_exit(returncode, self.folder.log_tail())
         with suppress(OSError):  # the folder may be gone
             if returncode == 1 and shutil.disk_usage(self.folder.path).free < _FULL_BYTES:  # it could not even say so
                 event = full_disk(self.folder)

@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import psutil
 
-__all__ = ["PARENT", "be_modest", "lives", "n_cores", "parent"]
+__all__ = ["PARENT", "lower_priority", "is_running", "n_cores", "parent"]
 
 #: Environment variable that names the process without which a worker ends: nobody would read its events.
 PARENT = "NAPARI_MLBSEG_PARENT"
 
 
-def lives(process: psutil.Process) -> bool:
+def is_running(process: psutil.Process) -> bool:
     """Whether a process runs; one that ended and that nobody has asked for its exit code does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -36,7 +36,7 @@ def n_cores() -> int:
         return os.cpu_count() or 1
 
 
-def be_modest(threads: int | None) -> None:
+def lower_priority(threads: int | None) -> None:
     """Lower priority, so that painting and scrolling come first; at most `threads` threads.
 
     Call it before torch is imported.

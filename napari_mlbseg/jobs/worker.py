@@ -23,10 +23,10 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults
-from napari_mlbseg.jobs.processes import be_modest, lives, parent
+from napari_mlbseg.jobs.processes import is_running, lower_priority, parent
 from napari_mlbseg.jobs.startup import run
 from napari_mlbseg.task import SegmentationTask
-from napari_mlbseg.training.imports import without_collector
+from napari_mlbseg.training.imports import gc_disabled
 
 __all__ = ["main"]
 
@@ -40,12 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job in the folder given as the only argument; 0 unless it failed."""
     start = time.monotonic()
     folder = JobFolder((arguments or sys.argv[1:])[0])
-    voice = _Voice(folder)
+    voice = EventWriter(folder)
     threading.Thread(target=_beat, args=(folder, voice, start, parent()), name="heartbeat", daemon=True).start()
     try:
         request = folder.read_request()
         voice.answers_within = _RELAY_SECONDS if request.config.cluster else _ANSWER_SECONDS
-        be_modest(request.threads)
+        lower_priority(request.threads)
         for event in _run(folder, request, start):
             voice.say(event)
     except Exception as error:  # the one place where any failure becomes the job's last word
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if isinstance(voice.last, Failed) else 0
 
 
-class _Voice:
+class EventWriter:
     """Appends events; after a terminal one it is silent, whichever thread spoke it."""
 
     def __init__(self, folder: JobFolder) -> None:
@@ -103,10 +103,10 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
 
 def _relay(folder: JobFolder, request: Request) -> Iterator[Event]:
     try:
-        from napari_mlbseg.jobs.dask.runner import relay
+        from napari_mlbseg.jobs.dask.runner import run_on_cluster
     except ImportError:
         raise ValueError("For a cluster, install the extra of that name: pip install napari-mlbseg[cluster].") from None
-    yield from relay(folder, request)
+    yield from run_on_cluster(folder, request)
 
 
 def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start: float) -> Iterator[Event]:
@@ -119,7 +119,7 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
     elif request.kind == "predict":
         if previous is None:
             raise ValueError("A prediction needs the folder of a finished training.")
-        with without_collector():
+        with gc_disabled():
             from napari_mlbseg.training.inference import predict
 
         events = predict(
@@ -149,8 +149,8 @@ def _attempt(folder: JobFolder, request: Request, task: SegmentationTask, start:
             return
 
 
-def _beat(folder: JobFolder, voice: _Voice, start: float, parent: psutil.Process | None) -> None:
-    """Rewrite the heartbeat for as long as this process lives, and answer a cancel that nobody else answers.
+def _beat(folder: JobFolder, voice: EventWriter, start: float, parent: psutil.Process | None) -> None:
+    """Rewrite the heartbeat for as long as this process is_running, and answer a cancel that nobody else answers.
 
     The training answers between two steps. While it cannot (it imports torch, or computes a very long step), this
     thread ends the process: every slice in the results is whole, old or new. A Dask worker that dies takes its job's
@@ -164,7 +164,7 @@ def _beat(folder: JobFolder, voice: _Voice, start: float, parent: psutil.Process
             with suppress(OSError):  # a full disk must not end the training; the next beat may succeed
                 write_atomically(folder.heartbeat_file, beat)
             next_beat = now + _HEARTBEAT_SECONDS
-        if parent is not None and not lives(parent):
+        if parent is not None and not is_running(parent):
             os._exit(1)
         if folder.cancel_file.exists():
             asked = asked or now

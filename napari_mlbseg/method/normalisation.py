@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_mlbseg.task import Volume
 
-__all__ = ["Normalisation", "WHOLE_SIDE", "is_large", "no_data_values"]
+__all__ = ["Normalisation", "WHOLE_SIDE", "needs_tiling", "no_data_values"]
 
 #: Slices up to this side are seen whole; larger ones, in parts.
 WHOLE_SIDE = 768
@@ -45,8 +45,8 @@ class Normalisation:
 
     def __init__(self, volume: Volume) -> None:
         picked = np.linspace(0, volume.n_slices - 1, min(_SAMPLED_SLICES, volume.n_slices)).astype(int).tolist()
-        read = _windows(volume, picked) if is_large(volume.slice_shape) else map(volume.image_slice, picked)
-        pixels = _SAMPLED_SIDE**2 if is_large(volume.slice_shape) else math.prod(volume.slice_shape)
+        read = _windows(volume, picked) if needs_tiling(volume.slice_shape) else map(volume.image_slice, picked)
+        pixels = _SAMPLED_SIDE**2 if needs_tiling(volume.slice_shape) else math.prod(volume.slice_shape)
         step = max(1, int(np.sqrt(len(picked) * pixels / 2e6)))
         planes = np.stack([plane[..., ::step, ::step] for plane in read])  # (n, C, Y, X)
         channels = [channel[np.isfinite(channel)].astype(np.float64) for channel in np.moveaxis(planes, 1, 0)]
@@ -160,7 +160,7 @@ def _scale(values: np.ndarray) -> tuple[float, float, float, float]:
     return float(low), float(high), float(inside.mean()), float(next(spreads, 1.0))
 
 
-def is_large(shape: tuple[int, int]) -> bool:
+def needs_tiling(shape: tuple[int, int]) -> bool:
     """Whether slices of this shape are seen in parts."""
     return max(shape) > WHOLE_SIDE
 

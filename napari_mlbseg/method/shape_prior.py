@@ -19,14 +19,14 @@ from torch import Tensor
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.method.signed_distance import signed_distance
 
-__all__ = ["ShapePrior", "blended", "soft_labels", "trust_at", "typical_reach"]
+__all__ = ["ShapePrior", "blended", "soft_labels", "confidence_at_distance", "typical_label_error_px"]
 
 _LIMIT = 3.0  # distances are cut off at this many reaches
 _SOFTNESS = 0.35  # of an outline, in reaches
 _KNOTS = 6  # of the random bend, along each side of a patch
 
 
-def typical_reach(planes: Iterable[np.ndarray]) -> float:
+def typical_label_error_px(planes: Iterable[np.ndarray]) -> float:
     """How far initial labels may err, in pixels: a fifth of the structure's radius, from clean slices (Y, X) of ints.
 
     The radius is that of a disc as large as the median foreground.
@@ -65,7 +65,7 @@ def blended(network: Tensor, initial: Tensor, share: Tensor, better: np.ndarray 
     return mixed
 
 
-def trust_at(distance: float, reach: float) -> float:
+def confidence_at_distance(distance: float, reach: float) -> float:
     """How far labels carried from clean slices can be trusted, 1 on a clean slice and a half `reach` away from it.
 
     As errors that grow with the distance are weighed against those of a network, which do not: by their squares.
@@ -75,7 +75,7 @@ def trust_at(distance: float, reach: float) -> float:
     distance : float
         To the nearest clean slice, in pixels.
     reach : float
-        See `typical_reach`.
+        See `typical_label_error_px`.
     """
     return 1 / (1 + (distance / reach) ** 2)
 
@@ -89,7 +89,7 @@ class ShapePrior:
     n_classes : int
         Background included.
     reach : float
-        Pixels that initial labels may err, see `typical_reach`.
+        Pixels that initial labels may err, see `typical_label_error_px`.
     """
 
     def __init__(self, config: TrainingConfig, n_classes: int, reach: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["bounding_box", "class_distances", "decide", "signed_distance"]
+__all__ = ["bounding_box", "per_class_sdf", "labels_from_sdf", "signed_distance"]
 
 #: Signed distances are cut off here: farther away, how far does not matter. In voxels of the slice.
 _FAR = 64
 #: Depth of a structure that is missing on a slice: about the radius of what its neighbours still show of it, in pixels.
-_VANISHED = 8.0
+ABSENT_DISTANCE = 8.0
 
 
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice] | None:
@@ -44,16 +44,16 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     return distance
 
 
-def class_distances(plane: np.ndarray, n_classes: int) -> np.ndarray:
+def per_class_sdf(plane: np.ndarray, n_classes: int) -> np.ndarray:
     """Signed distances of the whole foreground (index 0) and of each foreground class (1..K-1), (K, Y, X).
 
     The foreground as a whole has its own, so that no gap opens between classes that touch. What is missing on a slice
-    lies `_VANISHED` pixels outside everywhere, so that it shrinks to its middle on the way there.
+    lies `ABSENT_DISTANCE` pixels outside everywhere, so that it shrinks to its middle on the way there.
     """
     masks = [plane > 0, *(plane == k for k in range(1, n_classes))]
-    return np.stack([signed_distance(m) if m.any() else np.full(m.shape, -_VANISHED, np.float32) for m in masks])
+    return np.stack([signed_distance(m) if m.any() else np.full(m.shape, -ABSENT_DISTANCE, np.float32) for m in masks])
 
 
-def decide(distances: np.ndarray) -> np.ndarray:
-    """Class indices (Y, X) of signed distances as `class_distances` gives them."""
+def labels_from_sdf(distances: np.ndarray) -> np.ndarray:
+    """Class indices (Y, X) of signed distances as `per_class_sdf` gives them."""
     return np.where(distances[0] > 0, 1 + distances[1:].argmax(0), 0)

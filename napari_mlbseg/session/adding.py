@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_mlbseg.io.dataset_table import StudyRow
+from napari_mlbseg.io.dataset_table import DatasetRow
 from napari_mlbseg.io.file_array import FileArray, FileSource
 from napari_mlbseg.io.files import read_labels
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, default_slice_axis, layer_axis
+from napari_mlbseg.io.image_file import METADATA_KEY, ImageFileError, ImageGeometry, default_slice_axis, layer_axis
 from napari_mlbseg.io.orientation import on_grid_of
 from napari_mlbseg.io.read_pixels import READ_KEY
 from napari_mlbseg.io.readers import image_layers, read_layer, read_layers
@@ -20,7 +20,7 @@ from napari_mlbseg.session.volume import AnnotatedVolume, ImageSource
 __all__ = ["read_volume"]
 
 
-def read_volume(row: StudyRow) -> AnnotatedVolume:
+def read_volume(row: DatasetRow) -> AnnotatedVolume:
     """A row of a study as a session keeps it: axes in the order of napari's layer, labels as if they were painted.
 
     Its image is a `FileArray`. Without labels, nobody paints on it yet.
@@ -36,11 +36,11 @@ def read_volume(row: StudyRow) -> AnnotatedVolume:
         raise ImageFileError(row.explain(error)) from error
 
 
-def _read_volume(row: StudyRow) -> AnnotatedVolume:
+def _read_volume(row: DatasetRow) -> AnnotatedVolume:
     layers = read_layers(str(row.image))
     data, options, _ = layers[0]
     entry = options["metadata"][METADATA_KEY]
-    grid: FileGrid = entry["grid"]
+    grid: ImageGeometry = entry["grid"]
     if len(layers) > 1:
         raise ImageFileError(f"{row.image} has {len(layers)} channels: open it in napari and choose one of its layers.")
     if len(grid.stack_shape) != 3:
@@ -82,7 +82,7 @@ def _read_volume(row: StudyRow) -> AnnotatedVolume:
     )
 
 
-def _given(path: Path, image: FileGrid) -> FileArray | np.ndarray:
+def _given(path: Path, image: ImageGeometry) -> FileArray | np.ndarray:
     """Initial labels, which are only read: those of a file that holds integers and lies as the image are forgotten."""
     labels, is_turned = _labels(path, image)
     stored = read_layer(str(path))[0]
@@ -90,7 +90,7 @@ def _given(path: Path, image: FileGrid) -> FileArray | np.ndarray:
     return FileArray(FileSource.of(path, "layer", stored)) if can_be_forgotten else labels
 
 
-def _labels(path: Path, image: FileGrid) -> tuple[np.ndarray, bool]:
+def _labels(path: Path, image: ImageGeometry) -> tuple[np.ndarray, bool]:
     """Label numbers on the grid of an image for a person to paint on, and whether they had to be turned for it.
 
     They come in the order of a layer, in the smallest type that holds them.

@@ -13,7 +13,7 @@ from psygnal import Signal
 from napari_mlbseg.session.clean_slices import Acceptance, Provenance, SliceMarks, slice_digest
 from napari_mlbseg.session.persistence import session_paths
 from napari_mlbseg.session.persistence.autosave import Autosave
-from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import SessionError, SessionRecord
 from napari_mlbseg.session.volume import AnnotatedVolume
@@ -141,7 +141,7 @@ class KeptVolumes(ABC):
         volume.marks.rejected.discard(z)
         self._saver().note(volume.uid, z, after)
         self._marked(volume)
-        self.touch(name, z)
+        self.mark_dirty(name, z)
         self.painted_changed.emit(name)
 
     def provenance(self, name: str, z: int) -> Provenance:
@@ -166,10 +166,10 @@ class KeptVolumes(ABC):
             return set()
         return {z for z in marks.accepted if marks.provenance(z, watcher.digests[z]) is Provenance.ACCEPTED}
 
-    def touch(self, name: str, z: int | None = None) -> None:
+    def mark_dirty(self, name: str, z: int | None = None) -> None:
         """Something may have been painted, probably on slice `z`: it is compared and saved soon."""
         if name in self._volumes:
-            self._saver().touch(self._volumes[name].uid, z)
+            self._saver().mark_dirty(self._volumes[name].uid, z)
 
     # -- the folder ----------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class KeptVolumes(ABC):
     def save(self) -> None:
         """Write everything now; raises OSError or SessionError as `Autosave.flush`."""
         saver = self._saver()
-        saver.sweep()
+        saver.scan_all()
         saver.flush()
 
     # -- what a session adds -------------------------------------------------------------------------------------
@@ -240,9 +240,9 @@ class KeptVolumes(ABC):
 
     def _rescue(self, saver: Autosave) -> None:
         """What was painted on a session that another program has open gets a session of its own, without rounds."""
-        if saver.read_only and saver.is_awake:
+        if saver.read_only and saver.has_user_changes:
             with suppress(OSError, SessionError):
-                saver.sweep()
+                saver.scan_all()
                 path = session_paths.unsaved_path(saver.folder.path.stem)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 saver.move(SessionFolder(path), keep=True, rounds=False)
@@ -258,20 +258,20 @@ class KeptVolumes(ABC):
             raise IndexError(f"There is no slice {z} in '{name}': it has slices 0 to {volume.n_slices - 1}.")
         return volume
 
-    def _watcher(self, name: str) -> SliceWatcher | None:
+    def _watcher(self, name: str) -> ChangeScanner | None:
         return self._autosave.watcher(self._volumes[name].uid) if self._autosave is not None else None
 
     def _marked(self, volume: AnnotatedVolume) -> None:
-        self._saver().touch_record(wake=True)
+        self._saver().mark_record_dirty(wake=True)
         self.clean_changed.emit(volume.name)
 
     def _refuse_read_only(self) -> None:
         if self.read_only:
             raise SessionError(self.read_only)
 
-    def _touch_record(self) -> None:
+    def _mark_record_dirty(self) -> None:
         if self._autosave is not None:
-            self._autosave.touch_record()
+            self._autosave.mark_record_dirty()
 
     def _on_problem(self, sentence: str) -> None:
         self.saving_changed.emit(sentence)

@@ -11,7 +11,7 @@ import numpy as np
 from napari_mlbseg._util.arrays import ArrayView, moved_axis
 from napari_mlbseg._util.files import safe_name
 from napari_mlbseg.io.files import write_array
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid
+from napari_mlbseg.io.image_file import METADATA_KEY, ImageGeometry
 from napari_mlbseg.io.layer_grid import layer_grid, needs_affine, warn_of_loss
 from napari_mlbseg.io.units import unit_name
 from napari_mlbseg.jobs.report import TRAINED_FILES
@@ -70,7 +70,7 @@ def _in_users_order(array: ArrayView, slice_axis: int) -> Any:
     return moved_axis(channels_last, 0, slice_axis)
 
 
-def _write(stem: Path, array: Any, grid: FileGrid) -> Path:
+def _write(stem: Path, array: Any, grid: ImageGeometry) -> Path:
     """Write an array in the user's order, which for NIfTI is that of the file reversed."""
     path = stem.with_name(stem.name + grid.suffix)
     has_channels = array.ndim == 4
@@ -85,7 +85,7 @@ def _write(stem: Path, array: Any, grid: FileGrid) -> Path:
     return path
 
 
-def _grid(volume: AnnotatedVolume, folder: Path) -> FileGrid:
+def _grid(volume: AnnotatedVolume, folder: Path) -> ImageGeometry:
     """The grid of the files, from how the image's layer lies: what `write_layer` gives the layer itself."""
     n = len(volume.annotation.shape)
     attributes: dict[str, Any] = {"scale": volume.spacing, "units": (volume.unit,) * n}

@@ -9,7 +9,7 @@ from napari_mlbseg._util.arrays import ArrayView, is_lazy, is_on_disk
 from napari_mlbseg._util.background import Background
 from napari_mlbseg._util.zarr_arrays import local_path
 from napari_mlbseg.io.file_array import FileArray
-from napari_mlbseg.jobs.inputs import Copied
+from napari_mlbseg.jobs.inputs import CopyProgress
 from napari_mlbseg.session.launcher import AbandonedError, Launch, Permit
 from napari_mlbseg.session.persistence.autosave import Autosave
 from napari_mlbseg.session.persistence.folder import SessionFolder
@@ -19,10 +19,10 @@ from napari_mlbseg.session.rounds import Run
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume, check_images
 
-__all__ = ["Beginning", "unread_images"]
+__all__ = ["JobStarter", "unread_images"]
 
 
-class Beginning:
+class JobStarter:
     """What lies between the wish to train and the worker.
 
     What is painted is saved, and images that would have to be computed are copied into the session's folder; at the
@@ -92,12 +92,12 @@ class Beginning:
         return self._run
 
     @property
-    def copied(self) -> Copied | None:
+    def copied(self) -> CopyProgress | None:
         """How far the copying of an image is; None while nothing is copied."""
         if self._is_launched:
             return self._permit.copied
         left = next(((name, kept) for name, kept in self._kept() if not kept.is_copied), None)
-        return None if left is None else Copied(left[0], "image", left[1].copied, left[1].volume.n_slices)
+        return None if left is None else CopyProgress(left[0], "image", left[1].copied, left[1].volume.n_slices)
 
     def abandon(self) -> bool:
         """Begin nothing any more; False if the worker was started already. Returns at once."""

@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from napari_mlbseg.jobs.folder import JobKind
-from napari_mlbseg.jobs.inputs import Copied
+from napari_mlbseg.jobs.inputs import CopyProgress
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session.annotations import KeptVolumes
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import RoundRecord
-from napari_mlbseg.session.round_history import RoundShelf
+from napari_mlbseg.session.round_history import RoundHistory
 from napari_mlbseg.session.rounds import Check, Round, Run
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT, SegmentationTask, TaskError
 
@@ -31,7 +31,7 @@ class Permit:
 
     Attributes
     ----------
-    copied : Copied, optional
+    copied : CopyProgress, optional
         How far the thread is.
     """
 
@@ -39,14 +39,14 @@ class Permit:
         self._lock = threading.Lock()
         self._is_withdrawn = False
         self._has_started = False
-        self.copied: Copied | None = None
+        self.copied: CopyProgress | None = None
 
     @property
     def is_withdrawn(self) -> bool:
         """Whether it was taken away."""
         return self._is_withdrawn
 
-    def step(self, copied: Copied | None = None) -> None:
+    def step(self, copied: CopyProgress | None = None) -> None:
         """Go on with the next slice; raises AbandonedError."""
         if self._is_withdrawn:
             raise AbandonedError
@@ -72,14 +72,14 @@ class Permit:
 Launch = Callable[[SegmentationTask, SessionFolder, Permit], Run]
 
 
-def round_launch(volumes: KeptVolumes, shelf: RoundShelf, *, warm_start: bool) -> Launch:
+def round_launch(volumes: KeptVolumes, shelf: RoundHistory, *, warm_start: bool) -> Launch:
     """How a training of all that is painted now begins.
 
     Parameters
     ----------
     volumes : KeptVolumes
         All that is painted on them is kept with the round, not only the clean slices.
-    shelf : RoundShelf
+    shelf : RoundHistory
         Nothing is put on it or taken from it until the round has begun.
     warm_start : bool
         Start from the model of an earlier round, if there is one that fits.
@@ -105,7 +105,7 @@ def round_launch(volumes: KeptVolumes, shelf: RoundShelf, *, warm_start: bool) -
             permit,
             previous=base.job.folder.path if base is not None else None,
             painted=painted,
-            like=shelf.latest,
+            reuse_from=shelf.latest,
         )
         base_number = base.number if base is not None else None
         record = now.model_copy(update={"number": number, "base": base_number})
@@ -114,7 +114,7 @@ def round_launch(volumes: KeptVolumes, shelf: RoundShelf, *, warm_start: bool) -
     return launch
 
 
-def check_launch(volumes: KeptVolumes, task: SegmentationTask, shelf: RoundShelf) -> Launch:
+def check_launch(volumes: KeptVolumes, task: SegmentationTask, shelf: RoundHistory) -> Launch:
     """How a leave-one-clean-slice-out begins; earlier ones are deleted, since only their scores are of use.
 
     Raises
@@ -131,7 +131,7 @@ def check_launch(volumes: KeptVolumes, task: SegmentationTask, shelf: RoundShelf
     def launch(task: SegmentationTask, folder: SessionFolder, permit: Permit) -> Check:
         shutil.rmtree(folder.checks_path, ignore_errors=True)
         path = folder.next_check_path()
-        job, _ = _launch(folder, path, task, permit, kind="leave_one_out", like=shelf.latest)
+        job, _ = _launch(folder, path, task, permit, kind="leave_one_out", reuse_from=shelf.latest)
         return Check(job=job, volumes=known)
 
     return launch
@@ -143,7 +143,7 @@ def _launch(
     task: SegmentationTask,
     permit: Permit,
     *,
-    like: Round | None,
+    reuse_from: Round | None,
     kind: JobKind = "train",
     previous: Path | None = None,
     painted: Mapping[str, Collection[int]] | None = None,
@@ -157,8 +157,8 @@ def _launch(
             previous=previous,
             threads=_threads_beside_a_window(),
             painted=painted,
-            like=like.job.folder.path if like is not None else None,
-            movable=folder.path,
+            reuse_from=reuse_from.job.folder.path if reuse_from is not None else None,
+            relative_to=folder.path,
             step=permit.step,
         )
         frozen = job.folder.open_task(job.folder.read_request())

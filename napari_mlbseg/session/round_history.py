@@ -23,12 +23,12 @@ from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.task import SegmentationTask
 
 if TYPE_CHECKING:
-    from napari_mlbseg.training.error_regions import SuspiciousPlace
+    from napari_mlbseg.training.error_regions import ErrorRegion
 
-__all__ = ["RoundShelf"]
+__all__ = ["RoundHistory"]
 
 
-class RoundShelf:
+class RoundHistory:
     """Rounds, oldest first.
 
     Attributes
@@ -40,7 +40,7 @@ class RoundShelf:
 
     measured = Signal()  # it is known how much room a round takes
     scored = Signal()  # a held-out score came or went
-    places_found = Signal()  # it is known where to look again in a round
+    error_regions_found = Signal()  # it is known where to look again in a round
 
     def __init__(self) -> None:
         self.rounds: list[Round] = []
@@ -207,13 +207,13 @@ class RoundShelf:
             if past.bytes_used is None and past.job.state.is_final:
                 background.submit(past.measure, known)
 
-    def find_places(self, past: Round | None, background: Background) -> None:
+    def find_error_regions(self, past: Round | None, background: Background) -> None:
         """Ask where to look again in a round, if that was not asked yet."""
-        if past is None or past.places or not past.job.state.is_final or not past.has_results:
+        if past is None or past.error_regions or not past.job.state.is_final or not past.has_results:
             return
 
-        def known(places: dict[str, list[tuple[int, SuspiciousPlace]]]) -> None:
-            past.places = places
-            self.places_found.emit()
+        def known(places: dict[str, list[tuple[int, ErrorRegion]]]) -> None:
+            past.error_regions = places
+            self.error_regions_found.emit()
 
-        background.submit(past.find_places, known)
+        background.submit(past.find_error_regions, known)

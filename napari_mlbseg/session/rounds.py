@@ -20,7 +20,7 @@ from napari_mlbseg.session.suggestions import take_statistics
 from napari_mlbseg.task import SegmentationTask
 
 if TYPE_CHECKING:
-    from napari_mlbseg.training.error_regions import SuspiciousPlace
+    from napari_mlbseg.training.error_regions import ErrorRegion
 
 __all__ = ["Check", "Round", "Run"]
 
@@ -65,7 +65,7 @@ class Round(Run):
         Volume name -> statistic -> value of each slice, nan where unknown.
     predicted : dict of str to set of int
         Volume name -> slices of which there is a prediction.
-    places : dict of str to list of (int, SuspiciousPlace)
+    places : dict of str to list of (int, ErrorRegion)
         Volume uid -> slice and place where the other clean slices contradict what was painted, the worst first.
     bytes_used : int, optional
         Size of its files; None until somebody has measured it.
@@ -78,7 +78,7 @@ class Round(Run):
     record: RoundRecord
     scores: dict[tuple[str, int], SliceScore] = field(default_factory=dict)
     statistics: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
-    places: dict[str, list[tuple[int, SuspiciousPlace]]] = field(default_factory=dict)
+    error_regions: dict[str, list[tuple[int, ErrorRegion]]] = field(default_factory=dict)
     predicted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     bytes_used: int | None = None
     revision: int = 0
@@ -162,13 +162,13 @@ class Round(Run):
         usual = np.median(shown[shown > 0]) if (shown > 0).any() else 1.0
         return wrong / (2 * np.fmax(shown, 0.1 * usual) + wrong)
 
-    def find_places(self) -> dict[str, list[tuple[int, SuspiciousPlace]]]:
-        """Read where to look again, as `places`; takes time."""
+    def find_error_regions(self) -> dict[str, list[tuple[int, ErrorRegion]]]:
+        """Read where to look again, as `error_regions`; takes time."""
         from napari_mlbseg.training.error_regions import (
-            suspicious_places,  # brings scipy, which the window need not wait for
+            find_error_regions,  # brings scipy, which the window need not wait for
         )
 
-        found: dict[str, list[tuple[int, SuspiciousPlace]]] = {}
+        found: dict[str, list[tuple[int, ErrorRegion]]] = {}
         labels = {volume.name: volume.labels for volume in self.task.volumes}
         for uid, name in self.record.names.items():
             doubt = self.job.folder.results(name).get("label_doubt")
@@ -177,7 +177,7 @@ class Round(Run):
             places = [
                 (z, place)
                 for z in self.record.clean.get(uid, ())
-                for place in suspicious_places(np.asarray(doubt[z]), np.asarray(labels[name][z]))
+                for place in find_error_regions(np.asarray(doubt[z]), np.asarray(labels[name][z]))
             ]
             found[uid] = sorted(places, key=lambda pair: -pair[1].strength)
         return found

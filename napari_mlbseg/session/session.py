@@ -49,13 +49,13 @@ class SegmentationSession(TrainedVolumes):
     """
 
     round_shown = Signal(object)  # Round or None: this one's results are to be seen now
-    places_changed = Signal()  # it is known where to look again
+    error_regions_changed = Signal()  # it is known where to look again
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.detached: list[VolumeRecord] = []  # of volumes that an earlier process took out of the session
         super().__init__(folder)
         self._shelf.measured.connect(self._on_measured)
-        self._shelf.places_found.connect(self._on_places_found)
+        self._shelf.error_regions_found.connect(self._on_error_regions_found)
 
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
@@ -127,8 +127,8 @@ class SegmentationSession(TrainedVolumes):
         self._shelf.restored = past = self.round(number)
         if past.task.config.learns:
             self.config = past.task.config
-        self._touch_record()
-        self._appraise()
+        self._mark_record_dirty()
+        self._refresh_metrics()
         self.rounds_changed.emit()
         self.round_shown.emit(past)
 
@@ -140,7 +140,7 @@ class SegmentationSession(TrainedVolumes):
         self._shelf.remove(gone)
         path = gone.job.folder.path
         self._saver().background.submit(lambda: shutil.rmtree(path, ignore_errors=True))
-        self._touch_record()
+        self._mark_record_dirty()
         self.rounds_changed.emit()
         self.scores_changed.emit()
         self.round_shown.emit(self.shown_round)  # it may have filled gaps of the one that is shown
@@ -231,12 +231,12 @@ class SegmentationSession(TrainedVolumes):
             self._shelf.clear()
             raise
         if busy is None:
-            saver.touch_record(wake=True)
+            saver.mark_record_dirty(wake=True)
         session_paths.remember(loaded.folder.path)
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()
-        self._appraise()
+        self._refresh_metrics()
         last = self.current_round
         if last is not None and not last.job.state.is_final and busy is None:
             self._begin_round(last)
@@ -277,14 +277,14 @@ class SegmentationSession(TrainedVolumes):
             past.move(JobFolder(saver.folder.round_path(past.number)))
         saver.flush()
 
-    def _appraise(self) -> None:
+    def _refresh_metrics(self) -> None:
         """Find out in the background what there is to know of the rounds."""
         background = self._saver().background
         self._shelf.measure(background)
-        self._shelf.find_places(self.shown_round, background)
+        self._shelf.find_error_regions(self.shown_round, background)
 
     def _on_measured(self) -> None:
         self.rounds_changed.emit()
 
-    def _on_places_found(self) -> None:
-        self.places_changed.emit()
+    def _on_error_regions_found(self) -> None:
+        self.error_regions_changed.emit()

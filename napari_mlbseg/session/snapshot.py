@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.task import Volume
 
 __all__ = ["SliceSnapshot", "with_snapshot"]
@@ -43,13 +43,13 @@ class SliceSnapshot:
         return self._values.get(z, frozenset())
 
 
-def with_snapshot(volume: Volume, watcher: SliceWatcher) -> Volume:
+def with_snapshot(volume: Volume, watcher: ChangeScanner) -> Volume:
     """The same volume, its labels copied where they are painted or the slice is clean.
 
     Parameters
     ----------
     volume : Volume
-    watcher : SliceWatcher
+    watcher : ChangeScanner
         Which has just looked at them.
     """
     wanted = watcher.painted.union(volume.clean_slices)

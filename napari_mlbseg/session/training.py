@@ -16,10 +16,10 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
 from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.session.annotations import KeptVolumes
-from napari_mlbseg.session.job_starter import Beginning, unread_images
+from napari_mlbseg.session.job_starter import JobStarter, unread_images
 from napari_mlbseg.session.launcher import AbandonedError, Launch, check_launch, round_launch
 from napari_mlbseg.session.persistence.schema import SliceScore
-from napari_mlbseg.session.round_history import RoundShelf
+from napari_mlbseg.session.round_history import RoundHistory
 from napari_mlbseg.session.rounds import Check, Round, Run
 from napari_mlbseg.session.snapshot import with_snapshot
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
@@ -71,7 +71,7 @@ class TrainedVolumes(KeptVolumes):
 
     config_changed = Signal(object)  # TrainingConfig
     state_changed = Signal(object)  # SessionState
-    image_copied = Signal(object)  # Copied: how far a job is that is being prepared and copies an image
+    image_copied = Signal(object)  # CopyProgress: how far a job is that is being prepared and copies an image
     not_begun = Signal(object)  # why a job that was prepared did not begin: an Exception; None: it was stopped
     round_started = Signal(object)  # Round
     check_started = Signal()
@@ -83,9 +83,9 @@ class TrainedVolumes(KeptVolumes):
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
         self._run: Run | None = None
-        self._beginning: Beginning | None = None
+        self._beginning: JobStarter | None = None
         self._why_not: Exception | None = None  # the last one did not begin
-        self._shelf = RoundShelf()
+        self._shelf = RoundHistory()
         self._shelf.scored.connect(self._on_scored)
         self.left_out: list[SliceScore] = []
         self.warm_start = True
@@ -102,7 +102,7 @@ class TrainedVolumes(KeptVolumes):
     def config(self, config: TrainingConfig) -> None:
         if config != self._config:
             self._config = config
-            self._touch_record()
+            self._mark_record_dirty()
             self.config_changed.emit(config)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class TrainedVolumes(KeptVolumes):
         """
         volumes = [v.freeze(focus[1] if focus and focus[0] == v.name else None) for v in self]
         saver = self._saver()
-        saver.sweep()
+        saver.scan_all()
         watched = [(frozen, saver.watcher(volume.uid)) for frozen, volume in zip(volumes, self, strict=True)]
         kept = [frozen if watcher is None else with_snapshot(frozen, watcher) for frozen, watcher in watched]
         return resolve_task(kept, config or self._config, elsewhere=self.label_places(), unread=unread_images(volumes))
@@ -248,8 +248,8 @@ class TrainedVolumes(KeptVolumes):
             self._on_scored()
         if is_terminal(event):
             self._set_state(SessionState.IDLE)
-            self._touch_record()
-            self._appraise()
+            self._mark_record_dirty()
+            self._refresh_metrics()
             self.rounds_changed.emit()
         self.event_received.emit(event)
 
@@ -263,7 +263,7 @@ class TrainedVolumes(KeptVolumes):
     # -- what a session adds -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _appraise(self) -> None:
+    def _refresh_metrics(self) -> None:
         """Find out in the background what there is to know of the rounds."""
 
     # -- parts ---------------------------------------------------------------------------------------------------
@@ -275,15 +275,15 @@ class TrainedVolumes(KeptVolumes):
 
     def _begin(self, run: Run) -> None:
         self._run = run
-        self._touch_record()
+        self._mark_record_dirty()
         self._set_state(SessionState.RUNNING)
 
     def _prepare(self, task: SegmentationTask, launch: Launch) -> None:
         self._refuse_read_only()
-        self._beginning, self._why_not = Beginning(self, task, self._saver(), launch), None
+        self._beginning, self._why_not = JobStarter(self, task, self._saver(), launch), None
         self._set_state(SessionState.PREPARING)
 
-    def _go_on_beginning(self, beginning: Beginning) -> None:
+    def _go_on_beginning(self, beginning: JobStarter) -> None:
         """Take in what came of the job that is being prepared, if anything did."""
         try:
             run = beginning.poll()
@@ -305,7 +305,7 @@ class TrainedVolumes(KeptVolumes):
         self._set_state(SessionState.IDLE)
         self.not_begun.emit(error)
 
-    def _take_begun(self, beginning: Beginning, run: Run) -> None:
+    def _take_begun(self, beginning: JobStarter, run: Run) -> None:
         """The worker was started."""
         beginning.close()
         self._beginning = None
@@ -361,7 +361,7 @@ class TrainedVolumes(KeptVolumes):
             raise RuntimeError("A training is running: stop it first.")
 
     def _on_scored(self) -> None:
-        self._touch_record()
+        self._mark_record_dirty()
         self.scores_changed.emit()
 
     def _set_state(self, state: SessionState) -> None:

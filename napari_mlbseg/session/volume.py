@@ -14,7 +14,7 @@ import numpy as np
 from napari_mlbseg._util.arrays import ArrayView, moved_axis
 from napari_mlbseg._util.zarr_arrays import local_path
 from napari_mlbseg.io.file_array import FileArray, FileSource
-from napari_mlbseg.io.image_file import FileGrid, layer_axis
+from napari_mlbseg.io.image_file import ImageGeometry, layer_axis
 from napari_mlbseg.session.clean_slices import SliceMarks
 from napari_mlbseg.session.persistence.schema import Geometry
 from napari_mlbseg.task import TaskError, Volume
@@ -91,7 +91,7 @@ class AnnotatedVolume:
         The same for as long as a session knows this volume, whatever its name.
     source : ImageSource, optional
         None: the image has no file of its own, so a session keeps a copy.
-    grid : FileGrid, optional
+    grid : ImageGeometry, optional
         Of the image's file: what is exported is written into its space.
     is_moved : bool
         The image lies elsewhere than its file says: what is exported goes there.
@@ -113,7 +113,7 @@ class AnnotatedVolume:
     independent_slices: bool = False
     uid: str = field(default_factory=new_uid)
     source: ImageSource | None = None
-    grid: FileGrid | None = None
+    grid: ImageGeometry | None = None
     is_moved: bool = False
     geometry: Geometry | None = None
     is_annotated: bool = True

@@ -47,7 +47,7 @@ class Model:
     config: TrainingConfig
     class_values: tuple[int, ...]
     image_channels: int
-    prior_reach: float = 1.0  # see `shape_prior.typical_reach`
+    prior_reach: float = 1.0  # see `shape_prior.typical_label_error_px`
     slice_direction: str = ""  # see `Volume`; empty where the volumes differ
     instances: bool = False  # whether its classes are those of `napari_mlbseg.instances`
     learnt: LearntFrom | None = None

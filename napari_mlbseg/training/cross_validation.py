@@ -21,8 +21,8 @@ from napari_mlbseg.events import Cancelled, Event, Finished, HeldOut, Progress, 
 from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.method.metrics import ClassScores, compare_labels, compare_masks
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT, SegmentationTask, TaskError
-from napari_mlbseg.training.imports import without_collector
-from napari_mlbseg.training.results import ForgottenArray, ForgottenResults
+from napari_mlbseg.training.imports import gc_disabled
+from napari_mlbseg.training.results import NullArray, NullResults
 
 __all__ = ["leave_one_out"]
 
@@ -111,7 +111,7 @@ def _without(
     """Train without the clean slice `key` for `seconds`: its `Progress`, the score, and its terminal event."""
     began = time.monotonic()
     yield Progress(stage=Stage.INITIAL_LABELS, fraction=0)  # something to see before torch is imported
-    with without_collector():
+    with gc_disabled():
         from napari_mlbseg.training.stages import Training
 
     blind, found = _unmarked(task, key, seconds), _OneSlice(task, key)
@@ -162,7 +162,7 @@ def _in_all(event: Progress, task: SegmentationTask, start: float, done: int, to
     return event.model_copy(update={"fraction": fraction, "seconds": seconds, "seconds_left": left, "message": message})
 
 
-class _OneSlice(ForgottenResults):
+class _OneSlice(NullResults):
     """Results of which only one slice's labels are kept, so that no whole volume is allocated."""
 
     def __init__(self, task: SegmentationTask, key: Key) -> None:
@@ -176,7 +176,7 @@ class _OneSlice(ForgottenResults):
         return self._slice.labels
 
 
-class _Kept(ForgottenArray):
+class _Kept(NullArray):
     """An array of which one slice is kept."""
 
     def __init__(self, z: int, labels: np.ndarray) -> None:

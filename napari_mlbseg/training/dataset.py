@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from napari_mlbseg.initial_labels.interpolation import interpolate
-from napari_mlbseg.initial_labels.label_stack import LabelStack, SomeLabels, index_dtype
+from napari_mlbseg.initial_labels.label_stack import LabelStack, SparseLabels, index_dtype
 from napari_mlbseg.initial_labels.selection import Guesses
-from napari_mlbseg.method.normalisation import WHOLE_SIDE, is_large
-from napari_mlbseg.method.shape_prior import ShapePrior, trust_at, typical_reach
+from napari_mlbseg.method.normalisation import WHOLE_SIDE, needs_tiling
+from napari_mlbseg.method.shape_prior import ShapePrior, confidence_at_distance, typical_label_error_px
 from napari_mlbseg.task import SegmentationTask
 from napari_mlbseg.training.augmentation import Batch, Sample, Sampler
 from napari_mlbseg.training.networks import size_divisor
@@ -86,7 +86,9 @@ class Pool:
         dtype = index_dtype(task.n_classes)
         fitting = _CACHED_BYTES // (largest * dtype.itemsize)  # whole volumes may be clean
         self._clean_labels = lru_cache(maxsize=max(8, fitting))(self._read_clean_labels)
-        self.prior = ShapePrior(task.config, task.n_classes, typical_reach(map(self._clean_labels, self.clean)))
+        self.prior = ShapePrior(
+            task.config, task.n_classes, typical_label_error_px(map(self._clean_labels, self.clean))
+        )
         fitting = _CACHED_BYTES // (4 * largest * max(1, task.n_classes - 1))
         self._prior_of = lru_cache(maxsize=max(4, min(_CACHED_PRIORS, fitting)))(self._make_prior)
 
@@ -105,7 +107,7 @@ class Pool:
         if guesses is not None:
             self._guesses = guesses
         self._prior_of.cache_clear()
-        some = {number: set(stack) for number, stack in enumerate(labels) if isinstance(stack, SomeLabels)}
+        some = {number: set(stack) for number, stack in enumerate(labels) if isinstance(stack, SparseLabels)}
         self.unlabelled = [(i, z) for i, z in self.unlabelled if i not in some or z in some[i]]
 
     def draw_clean(self, n: int, *, augment: bool) -> Batch:
@@ -125,7 +127,7 @@ class Pool:
     def pieces(self, key: Key) -> Iterator[Batch]:
         """One whole slice with its initial labels, padded to what the network takes; a large one part by part."""
         divisor, shape = size_divisor(self.task.config), self.task.volumes[key[0]].slice_shape
-        sides = [min(side, _PIECE) for side in shape] if is_large(shape) else list(shape)
+        sides = [min(side, _PIECE) for side in shape] if needs_tiling(shape) else list(shape)
         padded = tuple(max(round_up(side, divisor), 2 * divisor) for side in sides)
         sampler = Sampler((padded[0], padded[1]), self.task.n_classes, self.generator)
         for top in range(0, shape[0], sides[0]):
@@ -138,7 +140,7 @@ class Pool:
     def n_pieces(self, number: int) -> int:
         """How many parts `pieces` makes of a slice of a volume."""
         shape = self.task.volumes[number].slice_shape
-        return math.prod(-(-side // _PIECE) for side in shape) if is_large(shape) else 1
+        return math.prod(-(-side // _PIECE) for side in shape) if needs_tiling(shape) else 1
 
     def doubted(self, batch: Batch) -> Tensor:
         """What the student sees of a batch in training: the image, and the prior bent at random."""
@@ -170,7 +172,7 @@ class Pool:
         if key in self._is_clean:
             return self._clean_labels(key)
         initial = self.initial[key[0]]
-        if isinstance(initial, SomeLabels):
+        if isinstance(initial, SparseLabels):
             return initial.get(key[1])
         return None if initial is None else initial[key[1]]
 
@@ -201,7 +203,7 @@ class Pool:
         across, *in_plane = volume.spacing
         nearest = min(abs(key[1] - z) for z in volume.clean_slices if not (blind and z == key[1]))
         pixels = nearest * across / math.sqrt(math.prod(in_plane))
-        return self.task.config.initial_share * trust_at(pixels, self.prior.reach)
+        return self.task.config.initial_share * confidence_at_distance(pixels, self.prior.reach)
 
     def _from_others(self, key: Key) -> np.ndarray:
         """Labels (Y, X) of a clean slice interpolated between those beside it, or of its only neighbour."""
@@ -222,7 +224,7 @@ class Pool:
     def _cut(self, key: Key, rows: slice, columns: slice, centre: tuple[int, int]) -> Sample:
         """Rows and columns of a slice with what is known of them, around `centre` (of the slice)."""
         shape, known = self.task.volumes[key[0]].slice_shape, self.initial_slice(key)
-        if is_large(shape):
+        if needs_tiling(shape):
             prior = self.prior.window(known, rows, columns, self.device)
         else:
             prior = self._prior_of(key)[:, rows, columns]

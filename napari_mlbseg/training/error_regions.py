@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["DOUBTFUL", "FEWEST_PIXELS", "SuspiciousPlace", "suspicious_places"]
+__all__ = ["DOUBTFUL", "FEWEST_PIXELS", "ErrorRegion", "find_error_regions"]
 
 #: Doubt from which on a pixel belongs to a place: about one false alarm in two clean slices (docs/evidence.md).
 DOUBTFUL = 0.75
@@ -16,7 +16,7 @@ FEWEST_PIXELS = 4
 
 
 @dataclass(frozen=True)
-class SuspiciousPlace:
+class ErrorRegion:
     """A connected place of a slice where the other clean slices contradict what was painted.
 
     Attributes
@@ -37,7 +37,7 @@ class SuspiciousPlace:
     label: int
 
 
-def suspicious_places(doubt: np.ndarray, painted: np.ndarray, *, threshold: float = DOUBTFUL) -> list[SuspiciousPlace]:
+def find_error_regions(doubt: np.ndarray, painted: np.ndarray, *, threshold: float = DOUBTFUL) -> list[ErrorRegion]:
     """Places of a slice at which to look again, the strongest first.
 
     Parameters
@@ -65,7 +65,7 @@ def suspicious_places(doubt: np.ndarray, painted: np.ndarray, *, threshold: floa
         nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
         labels, counts = np.unique(painted[box][rows, columns], return_counts=True)
         places.append(
-            SuspiciousPlace(
+            ErrorRegion(
                 centre=(int(rows[nearest] + box[0].start), int(columns[nearest] + box[1].start)),
                 pixels=len(rows),
                 strength=float(doubt[box][rows, columns].max()),

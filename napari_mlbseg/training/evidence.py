@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from napari_mlbseg.method.ensemble import most_likely
-from napari_mlbseg.method.normalisation import is_large
+from napari_mlbseg.method.normalisation import needs_tiling
 from napari_mlbseg.method.shape_prior import blended, soft_labels
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 from napari_mlbseg.training.checkpoint import LearntFrom
@@ -59,7 +59,7 @@ class Evidence:
         pool.withheld = frozenset(self._chosen(None if earlier is None else earlier.slices) if withholds else ())
         self._n_withheld = len(pool.withheld)
         shapes = [self._task.volumes[number].slice_shape for number, _ in pool.withheld]
-        self._due = [*([0.0] if self._is_warm else []), *(_CHECKS[-1:] if any(map(is_large, shapes)) else _CHECKS)]
+        self._due = [*([0.0] if self._is_warm else []), *(_CHECKS[-1:] if any(map(needs_tiling, shapes)) else _CHECKS)]
 
     def check(self, fraction: float, steps: int) -> None:
         """Compare if that is due after so much of the bootstrap and so many steps of both kinds."""

@@ -6,11 +6,11 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["without_collector"]
+__all__ = ["gc_disabled"]
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """While thousands of modules are imported, nothing of them is garbage: Python does not look for any."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Preview, Progress, Stage, Started
 from napari_mlbseg.method.ensemble import ensemble, most_likely
-from napari_mlbseg.method.normalisation import WHOLE_SIDE, is_large
+from napari_mlbseg.method.normalisation import WHOLE_SIDE, needs_tiling
 from napari_mlbseg.method.shape_prior import ShapePrior
 from napari_mlbseg.method.views import View, sample_views, warp
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
@@ -23,7 +23,7 @@ from napari_mlbseg.training.checkpoint import Model, load_model
 from napari_mlbseg.training.devices import computes_in_half, describe_device, find_device
 from napari_mlbseg.training.label_planes import label_numbers, link_slices
 from napari_mlbseg.training.networks import size_divisor
-from napari_mlbseg.training.results import ForgottenResults, MemoryResults, ResultArray, Results
+from napari_mlbseg.training.results import MemoryResults, NullResults, ResultArray, Results
 from napari_mlbseg.training.slice_statistics import slice_statistics
 from napari_mlbseg.training.slices import SliceStore, no_data_note, pad_to, round_up
 
@@ -72,7 +72,7 @@ class Predictor:
         return views.mean()[..., :height, :width], views.agreement()[..., :height, :width]
 
     def _probability(self, x: Tensor) -> Tensor:
-        if not is_large((x.shape[-2], x.shape[-1])):
+        if not needs_tiling((x.shape[-2], x.shape[-1])):
             return self._network(x).float().softmax(1)
         tile = tuple(min(side, _TILE) for side in x.shape[-2:])
         infer = SlidingWindowInferer(tile, sw_batch_size=4, overlap=_OVERLAP, mode="gaussian")
@@ -87,7 +87,7 @@ def probe(image: Tensor) -> tuple[Tensor, int]:
     A slice that is predicted at once is that part itself.
     """
     shape = image.shape[-2], image.shape[-1]
-    if not is_large(shape):
+    if not needs_tiling(shape):
         return image, 1
     strides = [max(1, int(min(side, _TILE) * (1 - _OVERLAP))) for side in shape]
     tiles = math.prod(max(0, math.ceil((n - _TILE) / stride)) + 1 for n, stride in zip(shape, strides, strict=True))
@@ -159,7 +159,7 @@ def predict(
     def elapsed() -> float:
         return time.monotonic() - start
 
-    results = ForgottenResults() if results is None else results
+    results = NullResults() if results is None else results
     target = find_device(device)
     loaded = load_model(model)
     if loaded.image_channels != task.n_channels:

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from napari_mlbseg.initial_labels.known import is_large as is_large_volume
-from napari_mlbseg.method.normalisation import is_large
+from napari_mlbseg.initial_labels.known import is_out_of_core
+from napari_mlbseg.method.normalisation import needs_tiling
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 from napari_mlbseg.training.dataset import Pool
 from napari_mlbseg.training.inference import Predictor, probe
@@ -15,7 +15,7 @@ from napari_mlbseg.training.schedule import Schedule
 from napari_mlbseg.training.step import Learner
 from napari_mlbseg.training.weight_maps import WeightMaps
 
-__all__ = ["FinalCosts"]
+__all__ = ["InferenceBudget"]
 
 _WRITE_SECONDS = 0.014  # to write a slice's seven arrays
 _WRITTEN_PIXELS = 2**17  # of a slice that takes so long; larger ones, longer
@@ -23,7 +23,7 @@ _OVERTIME = 0.05  # of the time budget, after which slices that are not predicte
 _LOOKING = 3.0  # seconds to look again at a clean slice, in seconds to weigh one (measured: 2.5)
 
 
-class FinalCosts:
+class InferenceBudget:
     """Seconds that a slice takes, measured once, and what follows from them.
 
     Parameters
@@ -97,13 +97,13 @@ class FinalCosts:
         """Seconds that it takes to look again at what is painted; 0 where there is nothing to do."""
         if not self._slices or not self._config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
             return 0.0
-        if any(is_large(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
+        if any(needs_tiling(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else
         weighing = sum(self._slices[number][1] for number, _ in self._pool.clean)
         return _LOOKING * weighing
 
     def _is_large(self, number: int) -> bool:
-        return is_large_volume(self._volumes[number]) or is_large(self._volumes[number].slice_shape)
+        return is_out_of_core(self._volumes[number]) or needs_tiling(self._volumes[number].slice_shape)
 
     def _measure(self) -> None:
         """Predict and weigh a slice of each volume; once where slices are padded alike.

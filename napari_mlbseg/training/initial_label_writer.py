@@ -7,8 +7,8 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from napari_mlbseg.events import Preview, Stage
-from napari_mlbseg.initial_labels.known import is_large
-from napari_mlbseg.initial_labels.label_stack import LabelStack, SomeLabels
+from napari_mlbseg.initial_labels.known import is_out_of_core
+from napari_mlbseg.initial_labels.label_stack import LabelStack, SparseLabels
 from napari_mlbseg.task import SegmentationTask, Volume
 from napari_mlbseg.training.label_planes import label_numbers
 from napari_mlbseg.training.results import Results
@@ -61,7 +61,7 @@ class InitialWriter:
         Where slices were `unreached` by the predictions, they are the pseudo-labels, too, and come first.
         """
         budget = self._task.config.time_budget
-        end = math.inf if budget is None or not is_large(volume) else self._start + budget
+        end = math.inf if budget is None or not is_out_of_core(volume) else self._start + budget
         for is_predicted in (False, True):
             if time.monotonic() < end:
                 left = set(_known(volume, labels) or volume.clean_slices) - self._written[volume.name]
@@ -110,6 +110,6 @@ class InitialWriter:
 
 def _known(volume: Volume, labels: LabelStack | None) -> Sequence[int]:
     """Slices of which there are labels."""
-    if isinstance(labels, SomeLabels):
+    if isinstance(labels, SparseLabels):
         return sorted(labels)
     return () if labels is None else range(volume.n_slices)

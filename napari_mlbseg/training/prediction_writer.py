@@ -19,7 +19,7 @@ from napari_mlbseg.method.views import View
 from napari_mlbseg.training.dataset import Drawn, Key, Pool
 from napari_mlbseg.training.evidence import Evidence
 from napari_mlbseg.training.inference import PREDICTED, Predictor, in_batches, write_slices
-from napari_mlbseg.training.inference_budget import FinalCosts
+from napari_mlbseg.training.inference_budget import InferenceBudget
 from napari_mlbseg.training.label_errors import LookAgain, stroke_doubt
 from napari_mlbseg.training.label_planes import link_slices
 from napari_mlbseg.training.progress import PreviewOrder
@@ -68,7 +68,7 @@ class Publisher:
         By number of the volume, slices that `final` had no time for.
     evidence : Evidence, optional
         For which classes the network is shown where there are initial labels; by default for all.
-    costs : FinalCosts
+    costs : InferenceBudget
         What `final` takes.
     """
 
@@ -86,7 +86,7 @@ class Publisher:
         self._schedule, self._order = schedule, order
         self._only = None if only is None else frozenset(only)
         self.maps = WeightMaps()
-        self.costs = FinalCosts(pool, learner, schedule, self._wanted)
+        self.costs = InferenceBudget(pool, learner, schedule, self._wanted)
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
         self.unreached: dict[int, list[int]] = {}
         self.evidence: Evidence | None = None
@@ -161,7 +161,7 @@ class Publisher:
             yield from link_slices(array, self.task, volume, lambda: self._schedule.seconds)
 
     def reserve_final(self, training_visits: bool) -> None:
-        """Keep the time free that `final` will take; see `FinalCosts.reserve`."""
+        """Keep the time free that `final` will take; see `InferenceBudget.reserve`."""
         self.costs.reserve(self.maps, training_visits)
 
     def look_again(self, stops: Callable[[], bool]) -> Iterator[Event]:

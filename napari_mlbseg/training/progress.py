@@ -10,14 +10,14 @@ from napari_mlbseg.events import Event, Losses, Progress, Stage
 from napari_mlbseg.task import SegmentationTask
 from napari_mlbseg.training.schedule import Schedule
 
-__all__ = ["Meter", "PreviewOrder", "spread"]
+__all__ = ["ProgressReporter", "PreviewOrder", "bit_reversed_order"]
 
 _SPEAK_SECONDS = 0.4
 _PREVIEW_SHARE = 0.06  # of the time since the last preview
 _DEAREST_SHARE = 0.15  # where a single slice takes longer than that
 
 
-class Meter:
+class ProgressReporter:
     """Turns every step's losses into an event now and then, and says when a preview is due."""
 
     def __init__(self, schedule: Schedule) -> None:
@@ -28,15 +28,15 @@ class Meter:
         self._previewed = time.monotonic()
         self._interval = schedule.config.preview_interval
 
-    def tick(self, stage: Stage, bootstrap_step: int, step: int, losses: dict[str, float]) -> Iterator[Event]:
+    def update(self, stage: Stage, bootstrap_step: int, step: int, losses: dict[str, float]) -> Iterator[Event]:
         """Take in a step; yields `Losses` and `Progress` if the last ones are old enough."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         if time.monotonic() - self._spoke >= _SPEAK_SECONDS:
-            yield from self.rest(stage, bootstrap_step, step)
+            yield from self.flush(stage, bootstrap_step, step)
 
-    def rest(self, stage: Stage, bootstrap_step: int, step: int) -> Iterator[Event]:
+    def flush(self, stage: Stage, bootstrap_step: int, step: int) -> Iterator[Event]:
         """Say what was taken in since the last `Losses`: at the end of a stage, so that no step is left out."""
         if not self._count:
             return
@@ -74,7 +74,7 @@ class Meter:
 
 
 class PreviewOrder:
-    """Which slices are predicted first: the one in view, then others spread over the stack.
+    """Which slices are predicted first: the one in view, then others bit_reversed_order over the stack.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class PreviewOrder:
         self._numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
         self._sizes = [volume.n_slices for volume in task.volumes]
         self._first = next(((i, v.focus) for i, v in enumerate(task.volumes) if v.focus is not None), None)
-        self._ring = deque(key for number, size in enumerate(self._sizes) for key in spread(number, size))
+        self._ring = deque(key for number, size in enumerate(self._sizes) for key in bit_reversed_order(number, size))
 
     def in_view(self) -> tuple[int, int] | None:
         """Volume and slice that the user looks at, as far as they are part of the task."""
@@ -115,8 +115,8 @@ class PreviewOrder:
         return sorted(range(self._sizes[number]), key=lambda z: abs(z - middle))
 
 
-def spread(number: int, size: int) -> list[tuple[int, int]]:
-    """All slices of a volume in an order in which any beginning is spread evenly (bit-reversed)."""
+def bit_reversed_order(number: int, size: int) -> list[tuple[int, int]]:
+    """All slices of a volume in an order in which any beginning is bit_reversed_order evenly (bit-reversed)."""
     bits = max(1, (size - 1).bit_length())
     order = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))
     return [(number, z) for z in order if z < size]

@@ -12,8 +12,8 @@ from napari_mlbseg.task import SegmentationTask, Volume
 
 __all__ = [
     "RESULT_NAMES",
-    "ForgottenArray",
-    "ForgottenResults",
+    "NullArray",
+    "NullResults",
     "MemoryResults",
     "ResultArray",
     "Results",
@@ -80,7 +80,7 @@ class MemoryResults(dict[str, dict[str, np.ndarray]]):
         )
 
 
-class ForgottenArray:
+class NullArray:
     """An array that forgets what is written into it."""
 
     shape: tuple[int, ...] = ()
@@ -91,7 +91,7 @@ class ForgottenArray:
     def __setitem__(self, key: Any, value: Any) -> None: ...
 
 
-class ForgottenResults:
+class NullResults:
     """Results that nobody wants: many volumes' would not fit into memory.
 
     Parameters
@@ -104,4 +104,4 @@ class ForgottenResults:
         self._kept = kept or {}
 
     def __getitem__(self, volume: str) -> Mapping[str, ResultArray]:
-        return defaultdict(ForgottenArray, self._kept.get(volume, {}))
+        return defaultdict(NullArray, self._kept.get(volume, {}))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_mlbseg.method.normalisation import Normalisation, is_large
+from napari_mlbseg.method.normalisation import Normalisation, needs_tiling
 from napari_mlbseg.task import Volume
 
 __all__ = ["SliceStore", "no_data_note", "pad_to", "round_up"]
@@ -57,7 +57,7 @@ class SliceStore:
 
     def window(self, z: int, rows: slice, columns: slice) -> Tensor:
         """Part of slice `z` with its context; of a large slice no more than that is read."""
-        if not is_large(self.volume.slice_shape):
+        if not needs_tiling(self.volume.slice_shape):
             return self[z][:, rows, columns]
         return self._with_context(z, lambda plane: self._tensor(self.volume.image_window(plane, rows, columns)))
 

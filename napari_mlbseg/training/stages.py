@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from napari_mlbseg.events import Cancelled, Event, Finished, FinishReason, Metrics, Stage
-from napari_mlbseg.initial_labels.known import is_known_beforehand, is_large
-from napari_mlbseg.initial_labels.label_stack import LabelStack, SomeLabels, index_dtype
-from napari_mlbseg.initial_labels.selection import Guesses, improve, unrelated_slices
+from napari_mlbseg.initial_labels.known import is_known_beforehand, is_out_of_core
+from napari_mlbseg.initial_labels.label_stack import LabelStack, SparseLabels, index_dtype
+from napari_mlbseg.initial_labels.selection import Guesses, select_initial_labels, unrelated_slices
 from napari_mlbseg.method.ensemble import most_likely
 from napari_mlbseg.method.views import sample_views
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
@@ -26,7 +26,7 @@ from napari_mlbseg.training.label_planes import instance_note
 from napari_mlbseg.training.memory import peak_memory
 from napari_mlbseg.training.networks import build_network
 from napari_mlbseg.training.prediction_writer import Publisher
-from napari_mlbseg.training.progress import Meter, PreviewOrder, spread
+from napari_mlbseg.training.progress import PreviewOrder, ProgressReporter, bit_reversed_order
 from napari_mlbseg.training.results import Results
 from napari_mlbseg.training.schedule import Schedule
 from napari_mlbseg.training.slices import no_data_note
@@ -76,7 +76,7 @@ class Training:
         self._is_warm = self._previous is not None and warm_start(network, self._previous)
         self._learner = Learner(network, config, self._device, self._pool.doubted)
         self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), self._start)
-        self._meter = Meter(self._schedule)
+        self._progress = ProgressReporter(self._schedule)
         order = PreviewOrder(task, self._focus)
         self._publisher = Publisher(self._pool, self._learner, self._results, self._schedule, order, self._only)
         self._bootstrap_step = self._step = 0
@@ -106,7 +106,9 @@ class Training:
         yield Metrics(values=facts | notes | ({"note_labels": self.task.note} if self.task.note else {}))
         labels, guesses = dict(known), dict[str, Guesses]()
         if config.initial_labels in ("auto", "propagation"):
-            improved, scores = improve(self.task, config.initial_labels, self._schedule.carrying_ends, guesses)
+            improved, scores = select_initial_labels(
+                self.task, config.initial_labels, self._schedule.carrying_ends, guesses
+            )
             labels.update(improved)
             yield Metrics(values={f"held_out_dice_{name}": score for name, score in scores.items()})
             if config.initial_labels == "auto" and (unrelated := unrelated_slices(self.task, scores)):
@@ -127,7 +129,7 @@ class Training:
         self._begin_evidence()
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
         for volume in self.task.volumes:
-            if config.learns and not is_large(volume):  # so that no slice is empty, whatever there is time for
+            if config.learns and not is_out_of_core(volume):  # so that no slice is empty, whatever there is time for
                 yield from self._writer.write_rest(volume, labels[volume.name], range(volume.n_slices))
 
     def _begin_evidence(self) -> None:
@@ -153,10 +155,10 @@ class Training:
             losses = self._learner.supervised_step(clean, prior)
             self._bootstrap_step += 1
             self._evidence.check(schedule.bootstrap_fraction(self._bootstrap_step), self._bootstrap_step)
-            yield from self._meter.tick(Stage.BOOTSTRAP, self._bootstrap_step, 0, losses)
+            yield from self._progress.update(Stage.BOOTSTRAP, self._bootstrap_step, 0, losses)
             if not known:  # known initial labels are better than a network that has just begun
                 yield from self._preview(Stage.BOOTSTRAP)
-        yield from self._meter.rest(Stage.BOOTSTRAP, self._bootstrap_step, 0)
+        yield from self._progress.flush(Stage.BOOTSTRAP, self._bootstrap_step, 0)
         if not known:
             yield from self._label_by_network()
 
@@ -170,9 +172,9 @@ class Training:
             report = self._learner.weighted_step(drawn.batch, clean, views)
             self._publisher.remember(drawn, report, views)
             self._step += 1
-            yield from self._meter.tick(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
+            yield from self._progress.update(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
-        yield from self._meter.rest(Stage.TRAIN, self._bootstrap_step, self._step)
+        yield from self._progress.flush(Stage.TRAIN, self._bootstrap_step, self._step)
         self._evidence.compare(self._bootstrap_step + self._step)
 
     def finish(self) -> Iterator[Event]:
@@ -231,10 +233,10 @@ class Training:
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
         """Show some slices if the last ones are old enough."""
-        if self._meter.preview_is_due():
+        if self._progress.preview_is_due():
             began = self._schedule.seconds
-            yield from self._publisher.preview(stage, self._meter.preview_seconds())
-            self._meter.previewed(self._schedule.seconds - began)
+            yield from self._publisher.preview(stage, self._progress.preview_seconds())
+            self._progress.previewed(self._schedule.seconds - began)
 
     def _label_by_network(self) -> Iterator[Event]:
         """The bootstrapped network's predictions become y^n of the volumes for which nothing was known.
@@ -250,11 +252,11 @@ class Training:
         for done, number in enumerate(wanted):
             volume = self.task.volumes[number]
             if len(wanted) > 1:
-                yield self._meter.progress(
+                yield self._progress.progress(
                     Stage.BOOTSTRAP, self._bootstrap_step, 0, f"Initial labels: volume {done + 1} of {len(wanted)}"
                 )
             labels: LabelStack
-            if is_large(volume):
+            if is_out_of_core(volume):
                 labels = self._label_some(predictor, number, _spread(volume))
             else:
                 labels = self._label_all(predictor, number, volume.unlabelled_slices)
@@ -276,10 +278,10 @@ class Training:
             labels[z] = self._pool.clean_labels((number, z))
         return labels
 
-    def _label_some(self, predictor: Predictor, number: int, slices: Sequence[int]) -> SomeLabels:
+    def _label_some(self, predictor: Predictor, number: int, slices: Sequence[int]) -> SparseLabels:
         """Labels of as many of `slices` as there is time for."""
         volume = self.task.volumes[number]
-        labels = SomeLabels({z: self._pool.clean_labels((number, z)) for z in volume.clean_slices})
+        labels = SparseLabels({z: self._pool.clean_labels((number, z)) for z in volume.clean_slices})
         end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
         for z in slices:
             if self._schedule.seconds > end or self._stops():
@@ -334,7 +336,7 @@ class Training:
 
 def _spread(volume: Volume) -> list[int]:
     """Some unlabelled slices of a large volume, in an order whose every beginning is spread over the stack."""
-    return [z for _, z in spread(0, volume.n_slices) if not volume.clean[z]][:_MOST_LABELLED]
+    return [z for _, z in bit_reversed_order(0, volume.n_slices) if not volume.clean[z]][:_MOST_LABELLED]
 
 
 def with_fitting_prior(task: SegmentationTask) -> SegmentationTask:

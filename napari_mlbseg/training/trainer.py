@@ -13,9 +13,9 @@ from pathlib import Path
 from napari_mlbseg.events import Event, Progress, Stage, Started
 from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.task import SegmentationTask
-from napari_mlbseg.training.imports import without_collector
+from napari_mlbseg.training.imports import gc_disabled
 from napari_mlbseg.training.initial_label_writer import InitialWriter
-from napari_mlbseg.training.results import ForgottenResults, Results
+from napari_mlbseg.training.results import NullResults, Results
 
 __all__ = ["train"]
 
@@ -72,7 +72,7 @@ def train(
     MICCAI 2023. With a step budget and no time budget, the same seed gives the same result on a CPU.
     """
     start = time.monotonic() if start is None else start
-    results = ForgottenResults() if results is None else results
+    results = NullResults() if results is None else results
     yield Started(device=device, seed=task.config.seed)
     if task.config.learns:
         yield Progress(stage=Stage.INITIAL_LABELS, fraction=0, message="Initial labels from the clean slices")
@@ -83,7 +83,7 @@ def train(
     for volume in task.volumes:
         yield from writer.write(volume, known[volume.name])
 
-    with without_collector():
+    with gc_disabled():
         from napari_mlbseg.training.stages import Training
 
     numbers = {volume.name: number for number, volume in enumerate(task.volumes)}

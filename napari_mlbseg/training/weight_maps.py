@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_mlbseg._util.disk_cache import SpillingArrays
-from napari_mlbseg.method.normalisation import is_large
+from napari_mlbseg._util.disk_cache import DiskCache
+from napari_mlbseg.method.normalisation import needs_tiling
 from napari_mlbseg.method.pixel_weights import PixelWeights
 from napari_mlbseg.method.views import View, seen, unwarp
 
@@ -52,7 +52,7 @@ class WeightMaps:
     """Running mean of w^n and w^p for every pixel that was visited."""
 
     def __init__(self) -> None:
-        self._sums = SpillingArrays(_MOST_BYTES)  # (volume, z, row, column) -> (3, y, x): w^n, w^p, visits of a tile
+        self._sums = DiskCache(_MOST_BYTES)  # (volume, z, row, column) -> (3, y, x): w^n, w^p, visits of a tile
         self._shapes: dict[tuple[int, int], tuple[int, int]] = {}  # of the slices that were visited
         self._whole: set[tuple[int, int, int, int]] = set()  # tiles of which every pixel was visited
 
@@ -122,7 +122,7 @@ class WeightMaps:
 
 def _tiles(shape: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
     """Row, column, rows and columns of the parts of a slice: itself, unless it is large."""
-    if not is_large(shape):
+    if not needs_tiling(shape):
         yield 0, 0, *shape
         return
     for top in range(0, shape[0], _TILE):

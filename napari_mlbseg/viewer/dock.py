@@ -123,6 +123,6 @@ class MLBSegDock(DockWidget):
 
 def _end(controller: DockController, panels: tuple[Panel, ...]) -> None:
     for panel in panels:
-        panel.deafen()
+        panel.disconnect_all()
     controller.close()
     docks.discard(controller)

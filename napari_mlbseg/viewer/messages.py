@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Finished, FinishReason, Progress, Stage
-from napari_mlbseg.jobs.inputs import Copied
+from napari_mlbseg.jobs.inputs import CopyProgress
 from napari_mlbseg.session.rounds import Check, Round, Run
 
 __all__ = ["by", "clock", "copying", "device", "ending", "place", "rest", "size", "stage", "unit"]
@@ -51,7 +51,7 @@ def device(name: str, cluster: str) -> str:
     return f"On {name}" + (f", at {cluster}" if cluster else "")
 
 
-def copying(copied: Copied, *, several: bool) -> str:
+def copying(copied: CopyProgress, *, several: bool) -> str:
     """What is copied before a training begins, and how far that is; `several` volumes have names."""
     part = {"image": "image", "labels": "labels", "initial_labels": "first labels"}[copied.part]
     name = f" of {copied.volume}" if several else ""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.session import SessionState
-from tests.gui.acts import until_begun
+from tests.gui.gui_actions import until_begun
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

@@ -13,7 +13,7 @@ import pytest
 
 from napari_mlbseg.events import Losses, Metrics
 from napari_mlbseg.session import SessionState
-from tests.gui.acts import make_ready
+from tests.gui.gui_actions import make_ready
 
 pytestmark = pytest.mark.gui
 

@@ -14,7 +14,7 @@ from napari_mlbseg.events import Finished, FinishReason, Losses, Stage
 from napari_mlbseg.session import Round
 from napari_mlbseg.viewer.docks.curves import CurvesDock
 from napari_mlbseg.viewer.docks.registry import docks
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

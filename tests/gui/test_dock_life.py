@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QApplication
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.keys import SHORTCUTS
-from tests.gui.acts import make_ready, until_begun
+from tests.gui.gui_actions import make_ready, until_begun
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

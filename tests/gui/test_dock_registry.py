@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 
 from napari_mlbseg.viewer.docks.registry import CURVES, INSPECTOR, DockRegistry, docks, open_beside, open_dock
 from napari_mlbseg.viewer.docks.side_dock import SideDock
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

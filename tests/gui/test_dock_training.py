@@ -7,7 +7,7 @@ import pytest
 
 from napari_mlbseg.events import Cancelled, Failed, Finished, FinishReason, Metrics, Progress, Stage
 from napari_mlbseg.session import SessionState
-from tests.gui.acts import make_ready, press_train, until_begun
+from tests.gui.gui_actions import make_ready, press_train, until_begun
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

@@ -16,8 +16,8 @@ from napari_mlbseg._util.arrays import ArrayView
 from napari_mlbseg.viewer.layers import editable
 from napari_mlbseg.viewer.layers.arrays import SliceReader
 from napari_mlbseg.viewer.layers.binding import is_result
-from tests.gui.acts import make_ready
-from tests.gui.person import Person
+from tests.gui.gui_actions import make_ready
+from tests.gui.gui_driver import Person
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

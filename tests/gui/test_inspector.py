@@ -20,7 +20,7 @@ from napari_mlbseg.viewer.docks.registry import docks
 from napari_mlbseg.viewer.layers.binding import METADATA_KEY, is_result
 from napari_mlbseg.viewer.layers.map_values import SliceMeans, VolumeMaps, histogram
 from napari_mlbseg.viewer.widgets.map_export import with_suffix
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

@@ -9,7 +9,7 @@ import pytest
 
 from napari_mlbseg.events import Finished, FinishReason
 from napari_mlbseg.viewer.layers.binding import METADATA_KEY
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

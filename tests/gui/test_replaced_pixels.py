@@ -9,7 +9,7 @@ from napari_mlbseg.events import Finished, FinishReason, Preview, Stage
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.docks.curves import CurvesDock
 from napari_mlbseg.viewer.docks.inspector import WeightInspectorDock
-from tests.gui.acts import make_ready, press_train
+from tests.gui.gui_actions import make_ready, press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 

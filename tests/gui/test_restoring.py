@@ -30,7 +30,7 @@ def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_
     if anew:
         dock.data.volume_rows[0].new.click()
         viewer.layers["heart annotation"].data[5, 10:20, 10:20] = 1
-        controller.session.touch("heart", 5)
+        controller.session.mark_dirty("heart", 5)
 
     def restore() -> None:
         row = dock.data.volume_rows[0]

@@ -14,9 +14,9 @@ from napari_mlbseg.session import Provenance, SessionState
 from napari_mlbseg.session.persistence.session_paths import recent_sessions, unsaved_sessions
 from napari_mlbseg.viewer.layers.binding import METADATA_KEY
 from napari_mlbseg.viewer.layers.comparison import GONE, NEW, OTHER, difference
-from tests.gui.acts import press_train, until_begun
+from tests.gui.gui_actions import press_train, until_begun
 
-from ..session.conftest import PlayedJob
+from ..session.conftest import FakeJob
 
 pytestmark = pytest.mark.gui
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.gui
 @pytest.fixture(autouse=True)
 def played(monkeypatch):
     """Jobs whose worker the test plays, in real job folders."""
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
-    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
+    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", FakeJob)
 
 
 @pytest.fixture

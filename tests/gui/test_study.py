@@ -11,7 +11,7 @@ from napari_mlbseg.events import Failed, Finished, FinishReason
 from napari_mlbseg.io.file_array import FileArray
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.session.persistence.loader import AT_ONCE, load_session
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
@@ -42,7 +42,7 @@ def study(open_dock, make_napari_viewer, folder, wait_for):
     """A visible viewer with the dock, to which the table was added: (viewer, dock)."""
     path, _, _ = folder
     viewer, dock = open_dock(make_napari_viewer(show=True, strict_qt="raise"))
-    dock.controller.study.add_from([path / "study.csv"])
+    dock.controller.open_volumes.add_from([path / "study.csv"])
     wait_for(lambda: len(viewer.layers) == 2)
     return viewer, dock
 
@@ -182,7 +182,7 @@ def test_a_window_that_closes_leaves_the_study_whole_and_another_opens_it(study,
     viewer, dock = study
     session = dock.controller.session
     viewer.layers["a annotation"].data[5, 2:4, 2:4] = 3
-    session.touch("a", 5)
+    session.mark_dirty("a", 5)
     folder = session.folder
     viewer.layers.clear()
     dock.controller.close()
@@ -202,7 +202,7 @@ def test_what_cannot_be_read_stops_nothing_and_is_said(open_dock, folder, wait_f
     path, _, _ = folder
     (path / "b.tif").write_text("no image")
     viewer, dock = open_dock()
-    dock.controller.study.add_from([path])
+    dock.controller.open_volumes.add_from([path])
     wait_for(lambda: len(viewer.layers) == 2)
     assert [volume.name for volume in dock.controller.session] == ["a", "c", "d", "e"]
     assert "b.tif cannot be read" in dock.train.complaint.text()

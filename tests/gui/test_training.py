@@ -16,7 +16,7 @@ from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.demo import clean_slices
 from napari_mlbseg.viewer.layers.binding import METADATA_KEY
-from tests.gui.acts import press_train
+from tests.gui.gui_actions import press_train
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow]
 

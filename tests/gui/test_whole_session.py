@@ -20,7 +20,7 @@ import pytest
 from napari_mlbseg.io.phantom import make_phantom
 from napari_mlbseg.session import SessionState
 
-from .person import Person
+from .gui_driver import Person
 
 pytestmark = [
     pytest.mark.gui,
@@ -51,7 +51,7 @@ def test_a_whole_session(scan, tmp_path, open_dock, make_napari_viewer, sessions
     pictures = os.environ.get("MLBSEG_PICTURES", "")
     pictures = str(Path(pictures) / image.name.partition(".")[0]) if pictures else ""
     folder = tmp_path / "mine.mlbseg"
-    command = [sys.executable, str(Path(__file__).with_name("first_act.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("crash_scenario.py"))]
     arguments = [str(image), str(labels), str(folder), pictures, str(SECONDS)]
     answer = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=700)
     assert answer.returncode == -signal.SIGKILL, answer.stderr[-3000:]

@@ -180,9 +180,9 @@ def test_only_the_clean_slices_beside_are_asked():
 
 
 def test_distances_are_taken_of_those_clean_slices_alone_between_which_something_is_missing(monkeypatch):
-    measured, original = [], initial_labels.class_distances
+    measured, original = [], initial_labels.per_class_sdf
     monkeypatch.setattr(
-        initial_labels, "class_distances", lambda plane, n: (measured.append(plane.sum()), original(plane, n))[1]
+        initial_labels, "per_class_sdf", lambda plane, n: (measured.append(plane.sum()), original(plane, n))[1]
     )
     labels = np.stack([disc(radius) for radius in (6, 8, 10, 12)]).astype(int)
     interpolate(labels, (0, 1, 3, 4), range(5), 2)

@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.initial_labels.interpolation import interpolate
-from napari_mlbseg.initial_labels.propagation import SliceMotion
+from napari_mlbseg.initial_labels.propagation import SliceRegistration
 from napari_mlbseg.initial_labels.registration import optical_flow
-from napari_mlbseg.initial_labels.selection import improve, unrelated_slices
+from napari_mlbseg.initial_labels.selection import select_initial_labels, unrelated_slices
 from napari_mlbseg.method.metrics import dice
 from napari_mlbseg.task import SegmentationTask, Volume
 
@@ -76,7 +76,7 @@ def test_labels_follow_what_moves_and_interpolation_does_not():
     image, labels = moving_discs()
     clean = (0, N - 1)
     volume = task_of(image, labels, clean).volumes[0]
-    found = SliceMotion(volume, labels[list(clean)]).propagate(clean, labels[list(clean)], 3)
+    found = SliceRegistration(volume, labels[list(clean)]).propagate(clean, labels[list(clean)], 3)
     guess = interpolate(labels[list(clean)], clean, range(N), 3)
     inner = slice(1, N - 1)
     for k in (1, 2):
@@ -90,7 +90,7 @@ def test_labels_follow_what_moves_beyond_the_clean_slices():
     image, labels = moving_discs()
     clean = (2, 6)
     volume = task_of(image, labels, clean).volumes[0]
-    motion = SliceMotion(volume, labels[list(clean)])
+    motion = SliceRegistration(volume, labels[list(clean)])
     found = motion.propagate(clean, labels[list(clean)], 3)
     still = interpolate(labels[list(clean)], clean, range(N), 3)
     for z in (0, N - 1):
@@ -108,7 +108,7 @@ def test_labels_of_unrelated_images_are_not_carried():
     task = task_of(image, labels, (0, 3, 5, 8))
     assert unrelated_slices(task, {"interpolation": 0.01, "propagation": 0.02}) == {"v"}
     related = task_of(*moving_discs(), (0, 4, 8))
-    assert unrelated_slices(related, improve(related, "auto")[1]) == set()
+    assert unrelated_slices(related, select_initial_labels(related, "auto")[1]) == set()
 
 
 def test_a_structure_that_ends_in_a_few_pixels_is_related():
@@ -122,33 +122,33 @@ def test_a_structure_that_ends_in_a_few_pixels_is_related():
 def test_one_clean_slice_and_clean_slices_of_background_are_no_mistake():
     image, labels = moving_discs()
     one = task_of(image, labels, (4,)).volumes[0]
-    found = SliceMotion(one, labels[[4]]).propagate((4,), labels[[4]], 3)
+    found = SliceRegistration(one, labels[[4]]).propagate((4,), labels[[4]], 3)
     assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [4]
     empty = task_of(image, 0 * labels, (1, 5)).volumes[0]
-    assert not SliceMotion(empty, 0 * labels[[1, 5]]).propagate((1, 5), 0 * labels[[1, 5]], 3).any()
+    assert not SliceRegistration(empty, 0 * labels[[1, 5]]).propagate((1, 5), 0 * labels[[1, 5]], 3).any()
 
 
 def test_constant_and_nan_slices_are_no_mistake():
     image, labels = moving_discs()
     image[3], image[4] = 7, np.nan
     volume = task_of(image, labels, (0, N - 1)).volumes[0]
-    found = SliceMotion(volume, labels[[0, -1]]).propagate((0, N - 1), labels[[0, -1]], 3)
+    found = SliceRegistration(volume, labels[[0, -1]]).propagate((0, N - 1), labels[[0, -1]], 3)
     assert found[1].any()
 
 
 def test_auto_takes_what_predicts_held_out_clean_slices_better():
     image, labels = moving_discs()
-    found, scores = improve(task_of(image, labels, (0, 4, 8)), "auto")
+    found, scores = select_initial_labels(task_of(image, labels, (0, 4, 8)), "auto")
     assert scores["propagation"] > scores["interpolation"] + 0.2
     assert set(found) == {"v"}
     unrelated = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
     still = np.broadcast_to(labels[0], labels.shape)
-    found, scores = improve(task_of(unrelated, still, (0, 4, 8)), "auto")
+    found, scores = select_initial_labels(task_of(unrelated, still, (0, 4, 8)), "auto")
     assert scores["interpolation"] == 1
     assert found == {} or scores["propagation"] == 1
 
 
 def test_a_volume_that_is_clean_throughout_is_not_registered(monkeypatch):
     image, labels = moving_discs()
-    monkeypatch.setattr("napari_mlbseg.initial_labels.selection.SliceMotion", pytest.fail)
-    assert improve(task_of(image, labels, range(N)), "auto") == ({}, {})
+    monkeypatch.setattr("napari_mlbseg.initial_labels.selection.SliceRegistration", pytest.fail)
+    assert select_initial_labels(task_of(image, labels, range(N)), "auto") == ({}, {})

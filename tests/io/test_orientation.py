@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from napari_mlbseg._util.arrays import ArrayView
-from napari_mlbseg.io.dataset_table import StudyRow
+from napari_mlbseg.io.dataset_table import DatasetRow
 from napari_mlbseg.io.files import read_image, read_labels
 from napari_mlbseg.io.image_file import ImageFileError, default_slice_axis, has_clear_slice_axis, to_slices
 from napari_mlbseg.io.orientation import axis_along, direction_of_axis, on_grid_of, turn_between
@@ -79,7 +79,7 @@ def test_x_y_and_z_of_a_tiff_are_i_j_and_k_of_a_nifti(tmp_path, shape):
     made = load_volume(image, labels_path=painted, initial_labels_path=painted, clean=[2])
     assert np.array_equal(made.volume.label_slice(2), labels[2])
     assert np.array_equal(np.asarray(made.volume.initial_labels), labels)
-    volume = read_volume(StudyRow(image, labels=painted, initial_labels=painted, clean=(2,)))
+    volume = read_volume(DatasetRow(image, labels=painted, initial_labels=painted, clean=(2,)))
     assert np.array_equal(volume.annotation, labels)
     assert np.array_equal(np.asarray(volume.initial_labels), labels)
 
@@ -101,7 +101,7 @@ def test_slices_lie_along_the_one_coarsest_axis_or_k(tmp_path, spacing, axis, is
     made = load_volume(image.path)
     assert made.slice_axis == axis
     assert bool(made.notes) is not is_clear  # where it is a matter of opinion, it is said
-    assert read_volume(StudyRow(image.path)).slice_axis == 2 - axis
+    assert read_volume(DatasetRow(image.path)).slice_axis == 2 - axis
 
 
 def test_the_same_direction_is_found_in_a_scan_stored_otherwise(tmp_path):

@@ -50,7 +50,7 @@ def test_ome_files_keep_physical_sizes(tmp_path):
     image = read_image(ome(tmp_path / "image.ome.tif"))
     assert (image.axes, image.spacing, image.unit) == ("ZYX", (1.1, 0.4, 0.3), "um")
     after = read_image(write_result(tmp_path / "result", DATA.astype(np.float64), image, 0))
-    assert (after.native.ome, after.spacing) == (image.native.ome, image.spacing)
+    assert (after.format_metadata.ome, after.spacing) == (image.format_metadata.ome, image.spacing)
     assert after.data.dtype == np.float32
 
 
@@ -151,6 +151,6 @@ def test_a_raw_micro_sign_is_written_as_imagej_writes_it(tmp_path, encoding):
 
 def test_a_header_that_cannot_be_repeated_is_said_before_anything_begins(tmp_path):
     image = read_image(imagej(tmp_path / "image.tif", DATA, "ZYX"))
-    odd = dataclasses.replace(image.native, resolution=((2**40, 1), (1, 1)))
+    odd = dataclasses.replace(image.format_metadata, resolution=((2**40, 1), (1, 1)))
     with pytest.raises(ImageFileError, match="cannot be repeated"):
-        check_writable(dataclasses.replace(image.grid, native=odd), 0)
+        check_writable(dataclasses.replace(image.grid, format_metadata=odd), 0)

@@ -111,7 +111,7 @@ def test_results_go_back_into_the_same_space(tmp_path: Path) -> None:
     assert written.name == "probability.ome.zarr"
     again = read_image(written)
     assert (again.axes, again.spacing, again.unit) == ("ZCYX", image.spacing, "um")
-    assert again.native.translation == image.native.translation
+    assert again.format_metadata.translation == image.format_metadata.translation
     assert np.array_equal(np.asarray(again.data), probability)
     labels = write_result(tmp_path / "labels", ArrayView(DATA), image, 0)
     assert np.array_equal(np.asarray(read_labels(labels).data), DATA)

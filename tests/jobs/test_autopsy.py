@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from napari_mlbseg.jobs.exit_status import explain_death
+from napari_mlbseg.jobs.exit_status import describe_exit
 
 LOG = "line one\nRuntimeError: something broke\n"
 
 
 @pytest.mark.parametrize("returncode", [-9, 137])
 def test_a_killed_worker_probably_lacked_memory(returncode):
-    death = explain_death(returncode, LOG)
+    death = describe_exit(returncode, LOG)
     assert "killed" in death.message
     assert "out of memory" in death.message
     assert "smaller batch_size" in death.advice
@@ -22,29 +22,29 @@ def test_a_killed_worker_probably_lacked_memory(returncode):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 @pytest.mark.parametrize(("returncode", "name"), [(-15, "SIGTERM"), (-11, "SIGSEGV"), (-6, "SIGABRT")])
 def test_a_signal_has_a_name(returncode, name):
-    death = explain_death(returncode, LOG)
+    death = describe_exit(returncode, LOG)
     assert f"signal {-returncode} ({name})" in death.message
     assert "memory" not in death.message
 
 
 def test_a_signal_without_a_name_is_no_mistake():
-    assert "signal 250 (unknown)" in explain_death(-250, "").message
+    assert "signal 250 (unknown)" in describe_exit(-250, "").message
 
 
 def test_an_exit_code_comes_with_the_last_words():
-    message = explain_death(1, LOG).message
+    message = describe_exit(1, LOG).message
     assert "exit code 1" in message
     assert message.endswith("Its last words: RuntimeError: something broke")
-    assert "last words" not in explain_death(1, " \n").message
+    assert "last words" not in describe_exit(1, " \n").message
 
 
 def test_of_a_process_that_is_not_ours_little_is_known():
-    assert "vanished" in explain_death(None, "").message
+    assert "vanished" in describe_exit(None, "").message
 
 
 @pytest.mark.parametrize("returncode", [-9, -15, 137, 1, 0, None])
 def test_every_death_has_advice_and_keeps_its_log(returncode):
-    death = explain_death(returncode, LOG)
+    death = describe_exit(returncode, LOG)
     assert "Train to try again" in death.advice
     assert death.returncode == returncode
     assert death.log_tail == LOG

@@ -151,7 +151,7 @@ class Follower:
     def __init__(self, folder: JobFolder) -> None:
         self.folder = folder
         self.seen: list[Event] = []
-        self._events = cluster.relay(folder, folder.read_request())
+        self._events = cluster.run_on_cluster(folder, folder.read_request())
 
     def until(self, condition: Callable[[Event], bool]) -> Event:
         """Go on to the first event that fulfils a condition."""
@@ -275,10 +275,10 @@ def test_versions_must_be_the_same(played, make_job, monkeypatch):
 def test_another_folder_of_that_name_is_not_the_same(make_job, tmp_path):
     job = make_job("tcp://127.0.0.1:9")
     digest = remote.digest_of(job.folder.path)
-    assert remote.sees(str(job.folder.path), digest)
-    assert not remote.sees(str(tmp_path), digest)
+    assert remote.can_access(str(job.folder.path), digest)
+    assert not remote.can_access(str(tmp_path), digest)
     job.folder.request_file.write_text("{}")
-    assert not remote.sees(str(job.folder.path), digest)
+    assert not remote.can_access(str(job.folder.path), digest)
 
 
 # -- the death of a worker -------------------------------------------------------------------------------------------

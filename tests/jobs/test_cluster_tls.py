@@ -67,7 +67,7 @@ def test_by_tls_with_the_right_certificates_and_a_sentence_with_wrong_ones(tmp_p
             secured.add_worker()
             config = TrainingConfig.from_preset("quick", cluster=secured.address)
             job = LocalJob.create(tmp_path / "job", resolve_task([make_volume()], config))
-            assert list(cluster.relay(job.folder, job.folder.read_request()))[-1].type == "finished"
+            assert list(cluster.run_on_cluster(job.folder, job.folder.read_request()))[-1].type == "finished"
             with dask.config.set(theirs), pytest.raises(ValueError, match="certificate") as refused:
                 cluster_connection.look_at(secured.address)
             with (

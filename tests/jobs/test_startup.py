@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from napari_mlbseg.jobs.startup import _UNUSED
-from napari_mlbseg.training.imports import without_collector
+from napari_mlbseg.training.imports import gc_disabled
 
 #: Everything that a job's process may be asked for: all kinds of jobs, and files of all kinds.
 EVERYTHING = """
@@ -58,7 +58,7 @@ def test_what_is_left_out_counts_as_not_installed():
 @pytest.mark.parametrize("was_enabled", [True, False])
 def test_garbage_is_collected_after_imports_as_before_also_after_one_that_fails(was_enabled):
     def load_what_is_not_there() -> None:
-        with without_collector():
+        with gc_disabled():
             assert not gc.isenabled()
             import not_there  # noqa: F401
 

@@ -32,7 +32,7 @@ def attempts(monkeypatch):
         yield Finished(reason="steps", steps=1, seconds=1)
 
     monkeypatch.setattr(worker, "_attempt", attempt)
-    monkeypatch.setattr(worker, "be_modest", lambda threads: None)
+    monkeypatch.setattr(worker, "lower_priority", lambda threads: None)
     monkeypatch.setattr(worker, "_beat", lambda *_: None)
     return errors, configs
 
@@ -152,7 +152,7 @@ def test_a_prediction_needs_a_model(folder, task):
 
 
 def test_a_score_on_clean_slices_left_out_writes_no_results(folder, task, monkeypatch):
-    monkeypatch.setattr(worker, "be_modest", lambda threads: None)
+    monkeypatch.setattr(worker, "lower_priority", lambda threads: None)
     monkeypatch.setattr(worker, "_beat", lambda *_: None)
     volume = make_volume(clean=np.isin(np.arange(6), (1, 2, 4)))
     config = task.config.updated(time_budget=None, bootstrap_steps=1, steps=1, features=(8, 16), patch_size=32)
@@ -174,5 +174,5 @@ def test_too_few_clean_slices_to_leave_one_out_are_said(folder, task):
 def test_threads_are_limited_where_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(worker.psutil.Process, "nice", lambda self, value: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    worker.be_modest(3)
+    worker.lower_priority(3)
     assert os.environ["OMP_NUM_THREADS"] == "3"

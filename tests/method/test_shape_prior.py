@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.method.shape_prior import ShapePrior, soft_labels, trust_at, typical_reach
+from napari_mlbseg.method.shape_prior import ShapePrior, confidence_at_distance, soft_labels, typical_label_error_px
 from napari_mlbseg.task import Volume, resolve_task
 from napari_mlbseg.training.stages import with_fitting_prior
 
@@ -23,15 +23,15 @@ def prior_of(labels: np.ndarray | None, n_classes: int = 2, **changes: object) -
 
 
 def test_reach_is_a_fifth_of_the_radius() -> None:
-    assert typical_reach([disc(20), np.zeros((64, 64), int)]) == pytest.approx(4.0, abs=0.1)
+    assert typical_label_error_px([disc(20), np.zeros((64, 64), int)]) == pytest.approx(4.0, abs=0.1)
 
 
 def test_reach_is_bounded_for_specks_and_for_nothing() -> None:
-    assert typical_reach([]) == typical_reach([disc(1)]) == 2.0
+    assert typical_label_error_px([]) == typical_label_error_px([disc(1)]) == 2.0
 
 
 def test_carried_labels_are_trusted_less_with_the_distance() -> None:
-    trust = [trust_at(distance, reach=4.0) for distance in (0, 2, 4, 12)]
+    trust = [confidence_at_distance(distance, reach=4.0) for distance in (0, 2, 4, 12)]
     assert trust == [1.0, 0.8, 0.5, 0.1]
 
 

@@ -29,7 +29,7 @@ def make_volume(name="heart", slice_axis=0, clean=(), **options) -> AnnotatedVol
     return AnnotatedVolume(name=name, image=image, annotation=annotation, slice_axis=slice_axis, marks=marks, **options)
 
 
-class PlayedJob(LocalJob):
+class FakeJob(LocalJob):
     """A job without a process: the test says what its worker says, in the real job folder."""
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class PlayedJob(LocalJob):
 @pytest.fixture
 def played_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs whose worker the test plays; what was started before is attached to as it is."""
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
 
 
 @pytest.fixture

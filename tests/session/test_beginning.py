@@ -21,7 +21,7 @@ from napari_mlbseg.session.persistence.autosave import Autosave
 from napari_mlbseg.session.persistence.folder import SliceArray
 from napari_mlbseg.task import TaskError
 
-from .conftest import PlayedJob, make_volume, reopen, train
+from .conftest import FakeJob, make_volume, reopen, train
 
 pytestmark = pytest.mark.usefixtures("played_jobs")
 
@@ -110,7 +110,7 @@ def test_the_click_waits_for_no_image_and_strokes_meanwhile_are_saved_but_not_le
     volume.annotation[1, 0, 0] = 2
     volume.annotation[3, 5:7, 5:7] = 2
     for z in (1, 3):
-        lazy.touch("heart", z)
+        lazy.mark_dirty("heart", z)
     until(volume.image.waits.is_set, lazy)
     settle(lazy)
     stored = SliceArray(lazy.folder / "annotations/heart.zarr", 0).open()[:]
@@ -208,13 +208,13 @@ def test_the_click_waits_for_no_disk(saved, settle, monkeypatch):
     monkeypatch.setattr(SliceArray, "write", slow)
     volume = saved.volume("heart")
     before = volume.annotation.copy()
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     saved.begin()
     assert waits.wait(AT_MOST)
     assert saved.state is SessionState.PREPARING
     volume.annotation[1] = 0
     volume.annotation[5, 1, 1] = 2
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     for _ in range(20):
         saved.poll()
     assert job_files(saved) == [], "no job before what it learns from is saved"
@@ -274,7 +274,7 @@ def test_stopped_while_the_job_is_written_its_half_folder_goes(saved):
 @pytest.mark.parametrize("what", ["image", "given"])
 def test_closing_meanwhile_leaves_no_worker_and_no_half_folder(lazy, what, monkeypatch):
     started = []
-    monkeypatch.setattr(PlayedJob, "start", lambda job: started.append(job))
+    monkeypatch.setattr(FakeJob, "start", lambda job: started.append(job))
     real = Autosave.close
     monkeypatch.setattr(Autosave, "close", lambda saver: real(saver, seconds=0.3))  # the image is not there in 5 either
     volume = lazy.volume("heart")
@@ -326,7 +326,7 @@ def test_what_cannot_be_saved_is_not_trained_on(saved, settle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(SliceArray, "write", refuse)
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     saved.begin()
     begun(saved)
     assert [error.strerror for error in why] == ["No space left on device"]
@@ -334,7 +334,7 @@ def test_what_cannot_be_saved_is_not_trained_on(saved, settle, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         saved.start()
     monkeypatch.undo()
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
     assert saved.start().number == 1
 
 
@@ -348,7 +348,7 @@ def test_a_job_that_cannot_be_written_leaves_nothing(saved, monkeypatch):
     assert saved.state is SessionState.IDLE
     assert job_files(saved) == []
     monkeypatch.undo()
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
     assert saved.start().number == 1
 
 
@@ -435,7 +435,7 @@ def test_an_image_that_cannot_be_computed_is_a_sentence(saved):
 def test_of_a_huge_annotation_the_clean_slices_are_compared_at_the_click(saved, settle, monkeypatch):
     monkeypatch.setattr("napari_mlbseg.session.persistence.autosave._SWEPT_BYTES", 0)
     volume = saved.volume("heart")
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     volume.annotation[1, 0, 0] = 7  # by a script that tells nobody
     started = saved.start()
@@ -476,7 +476,7 @@ def test_killed_while_it_is_prepared_nothing_is_lost_and_no_round_is_there(tmp_p
         while not volume.initial_labels.waits.is_set():
             session.poll()
         volume.annotation[5, 2, 2] = 2
-        session.touch("heart", 5)
+        session.mark_dirty("heart", 5)
         end = time.monotonic() + 2
         while time.monotonic() < end:
             session.poll()

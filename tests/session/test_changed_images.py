@@ -24,7 +24,7 @@ def from_file(tmp_path):
     volume.source = ImageSource("file", tmp_path / "heart.tif", digest=pixel_digest(volume.image))
     session = SegmentationSession(tmp_path / "heart.mlbseg")
     session.set_volume(volume)
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     session.save()
     yield session, volume
     session.close()
@@ -81,7 +81,7 @@ def test_another_image_in_its_place_is_copied(from_file):
 
 def test_the_copy_of_an_image_without_a_file_follows_it(saved, settle):
     volume = saved.volume("heart")
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     saved._autosave.flush(images=True)
     volume.image[2] = 0.5

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_mlbseg.io.dataset_table import StudyRow
+from napari_mlbseg.io.dataset_table import DatasetRow
 from napari_mlbseg.io.files import read_image, read_labels, write_result
 from napari_mlbseg.io.layer_grid import layer_grid
 from napari_mlbseg.io.orientation import turn_between
@@ -50,12 +50,12 @@ def test_painted_voxels_lie_where_they_were_painted(suffix, shape, scale, order,
         folder = Path(name)
         image = folder / f"scan{suffix}"
         make_image(image, shape, scale, order, signs)
-        volume = read_volume(StudyRow(image, slice_axis=axis))
+        volume = read_volume(DatasetRow(image, slice_axis=axis))
         volume.annotation = np.random.default_rng(0).integers(0, 3, volume.annotation.shape).astype(dtype)
         volume.is_annotated = True
         session = SegmentationSession(folder / "scan.mlbseg")
         session.set_volume(volume)
-        session.touch("scan")
+        session.mark_dirty("scan")
         session.save()
         session.close()
 

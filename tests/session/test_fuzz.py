@@ -24,7 +24,7 @@ from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.task import TaskError
 from napari_mlbseg.viewer.controllers.accept_prediction import AcceptedVoxels, put_back, put_prediction
 
-from .conftest import PlayedJob
+from .conftest import FakeJob
 
 SHAPE = (5, 8, 9)
 slices = st.integers(0, SHAPE[0] - 1)
@@ -46,7 +46,7 @@ class Annotating(RuleBasedStateMachine):
         self.redo_stack: list[np.ndarray] = []
         self.forget_accepted()
         self.recent = [{p.tobytes()} for p in self.truth]  # what each slice held since all was saved
-        self.session.touch("heart")
+        self.session.mark_dirty("heart")
         self.settle()  # the image, which has no file, is copied: this is about what is painted
 
     # -- what a person does ----------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ class Annotating(RuleBasedStateMachine):
 
     def change(self, z: int | None, before: np.ndarray) -> None:
         """Something was painted: tell the session and the review, as a layer's event does."""
-        self.session.touch("heart", z)
+        self.session.mark_dirty("heart", z)
         self.origin[self.truth != before] = -1
         for here, accepted in enumerate(self.accepted):
             accepted.forget_changed(self.layer.data[here])
@@ -142,7 +142,7 @@ class Annotating(RuleBasedStateMachine):
         self.session.set_volumes([replace(bare, is_annotated=anew)])
         if anew:
             bare.annotation[0, 0, 0] = 1
-            self.session.touch("heart", 0)
+            self.session.mark_dirty("heart", 0)
         if reopens:
             self.session.close()
             self.open()
@@ -240,7 +240,7 @@ class Annotating(RuleBasedStateMachine):
         end = time.monotonic() + 20
         saver = self.session._autosave
         assert saver is not None
-        while saver.is_awake and not (
+        while saver.has_user_changes and not (
             saver.is_saved and saver.background.is_idle and all(kept.is_copied for kept in saver.registry)
         ):
             self.session.poll()
@@ -276,8 +276,8 @@ class Annotating(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", PlayedJob)
-    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", PlayedJob)
+    monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
+    monkeypatch.setattr("napari_mlbseg.session.rounds.LocalJob", FakeJob)
     monkeypatch.setattr("napari_mlbseg.session.persistence.autosave._SETTLE_SECONDS", 0.0)
 
 

@@ -104,7 +104,7 @@ def test_an_owner_is_heard_of_for_as_long_as_it_lives(tmp_path, monkeypatch):
 
 def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played_jobs, tmp_path):
     train(saved)
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     before = {path: path.read_bytes() for path in saved.folder.rglob("*") if path.is_file()}
     said = []
@@ -119,7 +119,7 @@ def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played
         assert np.array_equal(volume.annotation, saved.volume("heart").annotation)
         assert other.shown_round.number == 1
         volume.annotation[0, 0] = 3
-        other.touch("heart")
+        other.mark_dirty("heart")
         other.set_clean("heart", 0, True)
         for _ in range(5):
             other.poll()
@@ -140,7 +140,7 @@ def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played
 
 def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(saved, settle, played_jobs):
     train(saved)
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     saved._autosave.flush(images=True)
     with closing(reopen(saved.folder)):
@@ -149,7 +149,7 @@ def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(s
     other = reopen(saved.folder)
     painted, image = other.volume("heart").annotation, other.volume("heart").image
     painted[0, 0] = 3
-    other.touch("heart")
+    other.mark_dirty("heart")
     other.set_clean("heart", 0, True)
     other.close()
     (copy,) = unsaved_sessions()
@@ -174,11 +174,11 @@ def test_a_round_that_another_program_trains_is_left_alone(saved, settle, played
 
 
 def test_a_session_whose_lock_was_taken_over_is_written_no_more(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     (saved.folder / "lock").write_text(json.dumps({"host": "node7", "pid": 12}))
     saved.volume("heart").annotation[0, 0] = 3
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     end = time.monotonic() + 20
     while not saved.read_only:
         assert time.monotonic() < end
@@ -189,7 +189,7 @@ def test_a_session_whose_lock_was_taken_over_is_written_no_more(saved, settle):
 
 
 def test_the_command_line_refuses_to_train_what_is_open_elsewhere_and_shows_it(saved, settle, capsys):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     assert main(["session", str(saved.folder)]) == 0
     assert json.loads(capsys.readouterr().out)
@@ -200,7 +200,7 @@ def test_the_command_line_refuses_to_train_what_is_open_elsewhere_and_shows_it(s
 def test_a_session_moves_with_its_lock(tmp_path, sessions_home, settle):
     with closing(SegmentationSession()) as session:
         session.set_volume(make_volume())
-        session.touch("heart")
+        session.mark_dirty("heart")
         settle(session)
         session.save_as(tmp_path / "heart")
         with pytest.raises(SessionBusyError):

@@ -29,7 +29,7 @@ def test_layers_that_go_before_the_session_take_nothing_along(sessions_home):
     session = SegmentationSession()
     volume = make_volume()
     session.set_volume(volume)
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     volume.annotation[5, 5, 5] = 3  # the last stroke, of which no event told
     session.set_volumes([])
     session.close()
@@ -42,12 +42,12 @@ def test_layers_that_go_before_the_session_take_nothing_along(sessions_home):
 
 def test_what_is_taken_out_stays_in_the_folder_and_in_the_record(saved, settle):
     first = saved.volume("heart")
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     second = make_volume("heart")
     second.annotation[:] = 0
     saved.set_volumes([second])
-    saved.touch("heart", 2)
+    saved.mark_dirty("heart", 2)
     second.annotation[2, 2, 2] = 1
     settle(saved)
     path = saved.folder
@@ -56,7 +56,7 @@ def test_what_is_taken_out_stays_in_the_folder_and_in_the_record(saved, settle):
     assert {volume.uid: volume.attached for volume in record.volumes} == {second.uid: True, first.uid: False}
     again = reopen(path)
     assert [volume.uid for volume in again] == [second.uid]
-    again.touch("heart", 0)
+    again.mark_dirty("heart", 0)
     again.save()
     kept = next(volume for volume in again._autosave.folder.read().volumes if not volume.attached)
     assert np.array_equal(SliceArray(path / kept.annotation, 0).open()[:], first.annotation)
@@ -65,7 +65,7 @@ def test_what_is_taken_out_stays_in_the_folder_and_in_the_record(saved, settle):
 
 def test_strokes_made_while_a_volume_was_out_are_noticed(saved, settle):
     volume = saved.volume("heart")
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     saved.set_volumes([])
     volume.annotation[0, 0, 0] = 9
@@ -76,7 +76,7 @@ def test_strokes_made_while_a_volume_was_out_are_noticed(saved, settle):
 
 
 def test_a_change_without_any_event_is_saved_at_the_latest_at_the_end(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     saved.volume("heart").annotation[3, 3, 3] = 4
     path = saved.folder
@@ -92,14 +92,14 @@ def test_any_byte_order_and_type_is_kept(tmp_path, settle, dtype):
     session.set_volume(volume)
     for z in (0, 2):
         volume.annotation[z, 1, 1] = 1
-        session.touch("heart", z)
+        session.mark_dirty("heart", z)
         settle(session)
     session.close()
     assert np.array_equal(painted_of(tmp_path / "heart.mlbseg"), volume.annotation)
 
 
 def test_while_an_annotation_is_written_in_another_form_the_record_names_the_old_one(saved, settle, monkeypatch):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     volume = saved.volume("heart")
     expected = volume.annotation.copy()
@@ -124,7 +124,7 @@ def test_while_an_annotation_is_written_in_another_form_the_record_names_the_old
 
 
 def test_a_write_that_fails_before_the_slice_axis_changes_harms_nothing(saved, settle, monkeypatch):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     volume = saved.volume("heart")
 
@@ -133,7 +133,7 @@ def test_a_write_that_fails_before_the_slice_axis_changes_harms_nothing(saved, s
 
     monkeypatch.setattr(SliceArray, "write", refuse)
     volume.annotation[5, 1, 1] = 3
-    saved.touch("heart", 5)
+    saved.mark_dirty("heart", 5)
     with pytest.raises(OSError, match="No space"):
         saved.save()
     saved.set_volumes([replace(volume, slice_axis=1, marks=SliceMarks())])
@@ -144,7 +144,7 @@ def test_a_write_that_fails_before_the_slice_axis_changes_harms_nothing(saved, s
 
 
 def test_one_folder_belongs_to_one_session(saved, settle, tmp_path):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     other = SegmentationSession()
     other.load(load_session(saved.folder))
@@ -153,14 +153,14 @@ def test_one_folder_belongs_to_one_session(saved, settle, tmp_path):
     first, second = SegmentationSession(), SegmentationSession()
     for session in (first, second):
         session.set_volume(make_volume())
-        session.touch("heart", 1)
+        session.mark_dirty("heart", 1)
     assert first.folder != second.folder, "begun in the same minute, on the same image"
     first.close()
     second.close()
 
 
 def test_a_session_can_be_saved_elsewhere_when_its_own_disk_is_full(saved, settle, monkeypatch, tmp_path):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     old, real = saved.folder, SliceArray.write
 
@@ -171,7 +171,7 @@ def test_a_session_can_be_saved_elsewhere_when_its_own_disk_is_full(saved, settl
 
     monkeypatch.setattr(SliceArray, "write", full)
     saved.volume("heart").annotation[3, 3, 3] = 8
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     saved.save_as(tmp_path / "elsewhere.mlbseg")
     assert painted_of(tmp_path / "elsewhere.mlbseg")[3, 3, 3] == 8
     with pytest.raises(SessionError, match="within the session itself"):
@@ -179,7 +179,7 @@ def test_a_session_can_be_saved_elsewhere_when_its_own_disk_is_full(saved, settl
 
 
 def test_a_session_that_cannot_be_loaded_is_left_as_it_is(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     path = saved.folder
     saved.close()
@@ -205,10 +205,10 @@ def test_a_session_that_cannot_be_loaded_is_left_as_it_is(saved, settle):
 def test_a_folder_that_somebody_deleted_is_written_anew(saved, settle):
     import shutil
 
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     shutil.rmtree(saved.folder)
-    saved.touch("heart", 1)
+    saved.mark_dirty("heart", 1)
     saved.save()
     path = saved.folder
     saved.close()
@@ -222,7 +222,7 @@ def test_an_image_that_nobody_paints_on_is_kept_too(tmp_path, settle):
     other = make_volume("other")
     other.annotation, other.is_annotated = np.broadcast_to(np.uint8(0), (6, 16, 20)), False
     session.set_volumes([make_volume("heart"), other])
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     session.close()
     again = reopen(tmp_path / "two.mlbseg")
     assert np.array_equal(again.volume("other").image, other.image)
@@ -237,7 +237,7 @@ def test_a_drive_that_is_away_for_a_moment_is_not_forgotten(tmp_path, settle):
     volume.source = ImageSource("file", tmp_path / "heart.nii.gz")
     session = SegmentationSession(tmp_path / "heart.mlbseg")
     session.set_volume(volume)
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     session.set_volumes([replace(volume, source=None)])
     session.save()
     assert session._autosave.folder.read().volumes[0].image.kind == "file"
@@ -247,7 +247,7 @@ def test_a_drive_that_is_away_for_a_moment_is_not_forgotten(tmp_path, settle):
 def test_images_with_names_that_differ_only_in_case_have_arrays_of_their_own(tmp_path, settle):
     session = SegmentationSession(tmp_path / "two.mlbseg")
     session.set_volumes([make_volume("Scan", clean={1}), make_volume("scan")])
-    session.touch("Scan", 1)
+    session.mark_dirty("Scan", 1)
     session.save()
     paths = [volume.annotation.casefold() for volume in session._autosave.folder.read().volumes]
     assert len(set(paths)) == 2
@@ -266,7 +266,7 @@ def test_rounds_whose_files_are_away_keep_their_place(saved, settle):
     request.rename(path / "away.json")
     again = reopen(path)
     assert again.rounds == []
-    again.touch("heart", 0)
+    again.mark_dirty("heart", 0)
     again.close()
     (path / "away.json").rename(request)
     third = reopen(path)
@@ -289,7 +289,7 @@ def test_turning_the_slice_axis_there_and_back_keeps_the_provenance(saved, settl
     volume.annotation[3, 2:8, 2:8] = 2
     saved.note_accepted("heart", 3, 1, "", slice_digest(volume.annotation[3]))
     volume.annotation[3, 2, 2] = 0
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     settle(saved)
     assert saved.provenance("heart", 3) is Provenance.CORRECTED
     saved.set_volumes([replace(volume, slice_axis=2, marks=SliceMarks())])
@@ -304,7 +304,7 @@ def test_a_flat_image_is_no_reason_to_stumble(tmp_path, settle):
     flat = make_volume("flat")
     flat.image, flat.annotation = flat.image[0], flat.annotation[1]
     session.set_volume(flat)
-    session.touch("flat", 0)
+    session.mark_dirty("flat", 0)
     settle(session)
     session.close()
 
@@ -327,7 +327,7 @@ def test_a_mark_without_a_stroke_is_an_answer_too(tmp_path):
 
 
 def test_a_session_of_which_everything_was_taken_out_opens_all_of_it(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     saved.set_volumes([])
     path = saved.folder
@@ -341,11 +341,11 @@ def test_opening_a_session_brings_nothing_of_the_one_before(tmp_path, settle):
     for name in ("first", "second"):
         session = SegmentationSession(tmp_path / f"{name}.mlbseg")
         session.set_volume(make_volume(name, clean={1}))
-        session.touch(name, 1)
+        session.mark_dirty(name, 1)
         session.close()
     session = reopen(tmp_path / "first.mlbseg")
     session.load(load_session(tmp_path / "second.mlbseg"))
-    session.touch("second", 1)
+    session.mark_dirty("second", 1)
     session.save()
     path = session.folder
     session.close()
@@ -356,14 +356,14 @@ def test_opening_a_session_brings_nothing_of_the_one_before(tmp_path, settle):
 
 def test_a_change_without_an_event_is_part_of_the_task(saved):
     """A class that a script painted is told of."""
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     saved.save()
     saved.volume("heart").annotation[5, 2, 2] = 9
     assert "Label 9 (slice 5 of 'heart') occurs on no clean slice" in saved.resolve().note
 
 
 def test_a_window_that_cannot_show_a_session_lets_go_of_it(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     path = saved.folder
     saved.close()
@@ -376,7 +376,7 @@ def test_a_window_that_cannot_show_a_session_lets_go_of_it(saved, settle):
     with pytest.raises(RuntimeError, match="layers"):
         session.load(load_session(path), fail)
     session.set_volume(make_volume("another"))
-    session.touch("another", 1)
+    session.mark_dirty("another", 1)
     session.save()
     assert session.folder != path
     assert (path / "session.json").read_text() == before

@@ -109,7 +109,7 @@ def test_a_slice_that_the_round_had_not_seen_scores_it(saved, settle):
     assert saved.rounds[0].held_out_dice == pytest.approx(2 * share / (1 + share))
     assert saved.rounds[0].held_out_hd95 > 0
     annotation[:] = 2  # corrected after it was marked
-    saved.touch("heart", 4)
+    saved.mark_dirty("heart", 4)
     settle(saved)
     assert saved.rounds[0].held_out_dice == 1
     assert len(heard) == 2
@@ -128,7 +128,7 @@ def test_a_score_is_kept_and_never_changed_by_later_rounds(saved, settle):
     score = saved.rounds[0].held_out_dice
     train(saved, value=0)
     saved.volume("heart").annotation[4] = 0
-    saved.touch("heart", 4)
+    saved.mark_dirty("heart", 4)
     settle(saved)
     assert saved.rounds[0].held_out_dice == score
     path = saved.folder
@@ -245,7 +245,7 @@ def test_a_round_outlives_a_killed_session_and_is_found_again(tmp_path, monkeypa
         session.set_volume(volume)
         session.start()
         volume.annotation[5, 2, 2] = 2
-        session.touch("heart", 5)
+        session.mark_dirty("heart", 5)
         end = time.monotonic() + 3
         while time.monotonic() < end:
             session.poll()

@@ -33,25 +33,25 @@ def test_strokes_are_in_the_folder_soon_one_chunk_a_slice(tmp_path, settle, axis
     session.poll()
     assert not session.folder.exists(), "looking alone makes no folder"
     volume.annotation[volume.slice_index(5)][2:4, 2:4] = 7
-    session.touch("heart", 5)
+    session.mark_dirty("heart", 5)
     settle(session)
     assert np.array_equal(stored(session), volume.annotation)
     chunks = {path.name for path in (session.folder / "annotations" / "heart.zarr" / "c").iterdir()}
     assert len([p for p in (session.folder / "annotations/heart.zarr/c").rglob("*") if p.is_file()]) == 3
     assert chunks == ({"1", "4", "5"} if axis == 0 else {"0"})
     volume.annotation[volume.slice_index(5)][:] = 0
-    session.touch("heart", 5)
+    session.mark_dirty("heart", 5)
     settle(session)
     assert np.array_equal(stored(session), volume.annotation), "erased again"
     session.close()
 
 
 def test_only_the_slice_that_changed_is_written(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     times = {p: p.stat().st_mtime_ns for p in (saved.folder / "annotations").rglob("*") if p.is_file()}
     saved.volume("heart").annotation[4, 0, 0] = 1
-    saved.touch("heart", 4)
+    saved.mark_dirty("heart", 4)
     settle(saved)
     changed = [p for p, before in times.items() if p.stat().st_mtime_ns != before]
     assert [p.parts[-3] for p in changed] == ["4"]
@@ -61,7 +61,7 @@ def test_a_stroke_while_another_is_written_is_not_lost(saved, settle):
     volume = saved.volume("heart")
     for z in range(6):
         volume.annotation[z, 0, z] = 3
-        saved.touch("heart", z)
+        saved.mark_dirty("heart", z)
         saved.poll()
     settle(saved)
     assert np.array_equal(stored(saved), volume.annotation)
@@ -111,21 +111,21 @@ def test_provenance_tells_painted_accepted_and_corrected(saved, settle):
     assert saved.provenance("heart", 3) is Provenance.ACCEPTED
     assert saved.accepted_slices("heart") == {3}
     volume.annotation[3, 2, 2] = 0
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     settle(saved)
     assert saved.provenance("heart", 3) is Provenance.CORRECTED
     record = json.loads((saved.folder / "session.json").read_text())
     assert record["volumes"][0]["provenance"] == {"1": "painted", "3": "corrected", "4": "painted"}
     volume.annotation[3, 2, 2] = 2  # undone
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     settle(saved)
     assert saved.provenance("heart", 3) is Provenance.ACCEPTED
     volume.annotation[3] = 0  # the accept itself is undone
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     settle(saved)
     assert saved.provenance("heart", 3) is Provenance.NOTHING
     volume.annotation[3, 5, 5] = 1
-    saved.touch("heart", 3)
+    saved.mark_dirty("heart", 3)
     settle(saved)
     assert saved.provenance("heart", 3) is Provenance.PAINTED, "nothing of the acceptance is left"
 
@@ -142,13 +142,13 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_is_lost(saved, sett
 
     monkeypatch.setattr("napari_mlbseg.session.persistence.folder.SliceArray.write", refuse)
     volume.annotation[0, 1, 1] = 9
-    saved.touch("heart", 0)
+    saved.mark_dirty("heart", 0)
     with pytest.raises(OSError, match="No space left"):
         saved.save()
     assert "No space left on device" in heard[-1]
     assert "make room" in heard[-1]
     volume.annotation[5, 1, 1] = 9  # painting goes on
-    saved.touch("heart", 5)
+    saved.mark_dirty("heart", 5)
     monkeypatch.undo()
     saved.save()
     assert heard[-1] == ""
@@ -171,11 +171,11 @@ def test_saving_elsewhere_moves_what_nobody_saved_and_copies_the_rest(sessions_h
     assert session.rounds[0].job.folder.path == tmp_path / "mine.mlbseg" / "rounds" / "001"
     assert session.rounds[0].job.folder.results("heart")["pseudo_labels"][0].max() == 2
     session.volume("heart").annotation[2, 2, 2] = 5
-    session.touch("heart", 2)
+    session.mark_dirty("heart", 2)
     session.save_as(tmp_path / "copy.mlbseg")
     assert (tmp_path / "mine.mlbseg" / "session.json").exists()
     session.volume("heart").annotation[2, 2, 3] = 5
-    session.touch("heart", 2)
+    session.mark_dirty("heart", 2)
     settle(session)
     assert stored(session)[2, 2, 3] == 5
     old = reopen(tmp_path / "mine.mlbseg")
@@ -198,7 +198,7 @@ def test_a_session_in_which_nothing_was_done_leaves_nothing(sessions_home, settl
 def test_an_unsaved_session_with_strokes_is_kept(sessions_home, settle):
     session = SegmentationSession()
     session.set_volume(make_volume())
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     session.close()
     (kept,) = unsaved_sessions()
     again = reopen(kept)
@@ -207,7 +207,7 @@ def test_an_unsaved_session_with_strokes_is_kept(sessions_home, settle):
 
 
 def test_a_newer_session_is_refused_and_an_older_one_migrated(saved, settle, monkeypatch):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     file = saved.folder / "session.json"
     saved.close()
@@ -231,14 +231,14 @@ def test_a_newer_session_is_refused_and_an_older_one_migrated(saved, settle, mon
 
 
 def test_another_slice_axis_keeps_what_was_painted(saved, settle):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     volume = saved.volume("heart")
     from dataclasses import replace
 
     turned = replace(volume, slice_axis=2, marks=type(volume.marks)(clean={5}))
     saved.set_volumes([turned])
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     assert np.array_equal(stored(saved), volume.annotation)
     path = saved.folder
@@ -262,7 +262,7 @@ def test_images_by_reference_are_found_again_when_both_moved(tmp_path, settle):
     volume.source, volume.grid = ImageSource("file", file), read_nifti(file).grid
     session = SegmentationSession(tmp_path / "data" / "heart.mlbseg")
     session.set_volume(volume)
-    session.touch("heart", 1)
+    session.mark_dirty("heart", 1)
     settle(session)
     settle(session)
     session.close()
@@ -289,7 +289,7 @@ def test_images_by_reference_are_found_again_when_both_moved(tmp_path, settle):
 
 
 def test_a_folder_that_is_read_only_can_be_opened_and_says_so(saved, settle, monkeypatch):
-    saved.touch("heart")
+    saved.mark_dirty("heart")
     settle(saved)
     path = saved.folder
     saved.close()
@@ -303,7 +303,7 @@ def test_a_folder_that_is_read_only_can_be_opened_and_says_so(saved, settle, mon
     again.saving_changed.connect(heard.append)
     assert again.volume("heart").annotation[1].any()
     again.volume("heart").annotation[3, 3, 3] = 1
-    again.touch("heart", 3)
+    again.mark_dirty("heart", 3)
     with pytest.raises(PermissionError):
         again.save()
     assert "Permission denied" in heard[-1]
@@ -319,10 +319,10 @@ def test_classes_are_known_without_searching_the_whole_annotation(saved, settle)
     saved.poll()
     assert saved.known_classes() == [2]
     volume.annotation[5, 0, 0] = 7
-    saved.touch("heart", 5)
+    saved.mark_dirty("heart", 5)
     settle(saved)
     assert saved.known_classes() == [2, 7]
     volume.annotation[5] = 0
-    saved.touch("heart", 5)
+    saved.mark_dirty("heart", 5)
     settle(saved)
     assert saved.known_classes() == [2]

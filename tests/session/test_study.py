@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from napari_mlbseg.events import Failed, Preview, Stage
-from napari_mlbseg.io.dataset_table import StudyRow
+from napari_mlbseg.io.dataset_table import DatasetRow
 from napari_mlbseg.io.file_array import FileArray
 from napari_mlbseg.session import SegmentationSession
 from napari_mlbseg.session.adding import read_volume
@@ -30,8 +30,8 @@ def files(tmp_path):
     labels = np.zeros(SHAPE, np.uint8)
     labels[1, 3:9, 3:9] = 2
     tifffile.imwrite(tmp_path / "s0_label.tif", labels, metadata={"axes": "ZYX"})
-    rows = [StudyRow(tmp_path / f"s{number}.tif") for number in range(5)]
-    rows[0] = StudyRow(rows[0].image, tmp_path / "s0_label.tif", (1,))
+    rows = [DatasetRow(tmp_path / f"s{number}.tif") for number in range(5)]
+    rows[0] = DatasetRow(rows[0].image, tmp_path / "s0_label.tif", (1,))
     return rows
 
 
@@ -70,7 +70,7 @@ def test_of_many_volumes_a_few_are_in_memory(study):
 
 def test_what_is_painted_on_a_volume_that_had_no_annotation_is_saved(study, settle):
     """The window makes the layer when a person turns to the volume: it stays the same volume."""
-    study.touch("s0")
+    study.mark_dirty("s0")
     settle(study)
     before = study.volume("s3")
     painted = np.zeros(SHAPE, np.uint8)
@@ -78,7 +78,7 @@ def test_what_is_painted_on_a_volume_that_had_no_annotation_is_saved(study, sett
     changed.image, changed.annotation = before.image, painted
     study.set_volumes([changed if volume.name == "s3" else volume for volume in study])
     painted[2, 4:6, 4:6] = 1
-    study.touch("s3", 2)
+    study.mark_dirty("s3", 2)
     settle(study)
     path = study.folder
     study.close()
@@ -117,7 +117,7 @@ class _Slow(np.ndarray):
 
 @pytest.mark.usefixtures("played_jobs")
 def test_the_overview_tells_what_has_become_of_each(study, settle):
-    study.touch("s0")
+    study.mark_dirty("s0")
     settle(study)
     assert [overview(study, volume.name).status for volume in study] == ["annotated", *["not annotated"] * 4]
     train(study)

@@ -197,8 +197,8 @@ def test_where_nothing_is_learnt_the_initial_labels_come_after_the_predictions(t
 
 def test_distances_are_computed_once_for_slices_on_both_sides_of_the_one_in_view(monkeypatch) -> None:
     asked: list[int] = []
-    distances = interpolation.class_distances
-    monkeypatch.setattr(interpolation, "class_distances", lambda *args: asked.append(1) or distances(*args))
+    distances = interpolation.per_class_sdf
+    monkeypatch.setattr(interpolation, "per_class_sdf", lambda *args: asked.append(1) or distances(*args))
     planes = [np.pad(np.ones((4, 4), np.uint8), 4) for _ in range(4)]
     lazy = Interpolation(planes, (0, 10, 20, 30), (12, 12), 2)
     for step in range(1, 10):

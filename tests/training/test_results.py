@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_mlbseg.task import SegmentationTask, Volume
-from napari_mlbseg.training.results import RESULT_NAMES, ForgottenResults, MemoryResults, label_dtype, result_layout
+from napari_mlbseg.training.results import RESULT_NAMES, MemoryResults, NullResults, label_dtype, result_layout
 
 
 def task(values: tuple[int, ...] = (0, 4, 9)) -> SegmentationTask:
@@ -41,7 +41,7 @@ def test_results_in_memory_are_zero_at_first_and_their_own_for_each_volume():
 
 def test_what_nobody_wants_is_forgotten():
     kept = np.zeros((5, 6, 7), np.uint8)
-    results = ForgottenResults({"a": {"pseudo_labels": kept}})
+    results = NullResults({"a": {"pseudo_labels": kept}})
     for volume in ("a", "b"):
         for name in RESULT_NAMES:
             results[volume][name][2] = 1

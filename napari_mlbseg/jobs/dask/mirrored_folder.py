@@ -42,7 +42,7 @@ class WorkerFolder:
 
     def __init__(self, client: distributed.Client, worker: str, path: str, digest: str) -> None:
         self.client, self._worker, self._path = client, worker, path
-        self._is_here = remote.sees(path, digest)
+        self._is_here = remote.can_access(path, digest)
         self._has_arrays = False
 
     def fetch_slices(self, folder: JobFolder, task: SegmentationTask, event: Preview) -> None:

@@ -12,7 +12,7 @@ from napari_mlbseg.events import Event, Metrics, to_json
 from napari_mlbseg.jobs.dask.remote import digest_of
 from napari_mlbseg.jobs.folder import JobFolder
 
-__all__ = ["ClusterNote", "Told", "attempt_began"]
+__all__ = ["ClusterNote", "DeliveredEvents", "attempt_began"]
 
 _ATTEMPT = "cluster_attempt"
 
@@ -57,7 +57,7 @@ def attempt_began(address: str, worker: str, attempt: str) -> Event:
     return Metrics(values={"cluster": address, "cluster_worker": worker, _ATTEMPT: attempt})
 
 
-class Told:
+class DeliveredEvents:
     """What an earlier process passed on of the attempt that it followed last; the job's last word is taken back.
 
     Parameters

@@ -11,20 +11,20 @@ from napari_mlbseg.jobs.dask.connection import ask
 from napari_mlbseg.jobs.folder import JobFolder, Request
 from napari_mlbseg.jobs.inputs import ArrayReference
 
-__all__ = ["MODEL_FILES", "pack"]
+__all__ = ["MODEL_FILES", "package_inputs"]
 
 #: Files of a trained model, in a job's folder.
 MODEL_FILES = ("model.safetensors", "model.json")
 
 
-def pack(client: distributed.Client, folder: JobFolder, request: Request) -> tuple[str, dict[str, bytes]]:
+def package_inputs(client: distributed.Client, folder: JobFolder, request: Request) -> tuple[str, dict[str, bytes]]:
     """JSON of the request as a worker needs it, and the content of files by their path in the worker's folder.
 
     Inputs are read from where they lie if all workers can open the job's folder; otherwise they are sent along.
     Raises UnreachableError, and OSError if an input cannot be read here.
     """
     digest = remote.digest_of(folder.path)
-    seen = ask(lambda: client.run(remote.sees, str(folder.path), digest))
+    seen = ask(lambda: client.run(remote.can_access, str(folder.path), digest))
     is_shared = bool(seen) and all(seen.values())
     files: dict[str, bytes] = {}
     volumes = tuple(

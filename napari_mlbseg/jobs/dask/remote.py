@@ -34,7 +34,7 @@ __all__ = [
     "forget",
     "read_files",
     "run_here",
-    "sees",
+    "can_access",
     "version",
     "write_file",
 ]
@@ -50,7 +50,7 @@ def version() -> str:
     return __version__
 
 
-def sees(path: str, digest: str) -> bool:
+def can_access(path: str, digest: str) -> bool:
     """Whether this machine can open the job folder `path`: the very one, and not another of that name."""
     try:
         return digest_of(Path(path)) == digest

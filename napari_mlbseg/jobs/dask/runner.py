@@ -47,12 +47,12 @@ from napari_mlbseg.jobs.dask.connection import (
     task_state,
 )
 from napari_mlbseg.jobs.dask.mirrored_folder import WorkerFolder
-from napari_mlbseg.jobs.dask.note import ClusterNote, Told, attempt_began
-from napari_mlbseg.jobs.dask.packaging import MODEL_FILES, pack
+from napari_mlbseg.jobs.dask.note import ClusterNote, DeliveredEvents, attempt_began
+from napari_mlbseg.jobs.dask.packaging import MODEL_FILES, package_inputs
 from napari_mlbseg.jobs.folder import JobFolder, Request
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["relay"]
+__all__ = ["run_on_cluster"]
 
 _LOST_SECONDS = 30.0  # without the scheduler until the job is given up
 _RETRY_SECONDS = 3.0  # that one try to reach it again may take
@@ -68,7 +68,7 @@ _LOOK_AT_THE_LOG = "The logs of the scheduler and of its workers say more. What 
 _LOST_WORKER = "The cluster's worker was lost: starting again on another one"
 
 
-def relay(folder: JobFolder, request: Request) -> Iterator[Event]:
+def run_on_cluster(folder: JobFolder, request: Request) -> Iterator[Event]:
     """Events of a job that runs on the cluster at ``request.config.cluster``.
 
     Raises
@@ -101,7 +101,7 @@ class _Relay:
         self._address = request.config.cluster
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._future: distributed.Future | None = None
-        self._note, self._told = ClusterNote.of(folder), Told(folder)
+        self._note, self._told = ClusterNote.of(folder), DeliveredEvents(folder)
         self._attempt, self._last, self._old = "", 0, set[str]()  # the attempt that is on, and its events so far
         self._there: WorkerFolder | None = None  # of that attempt
         self._is_behind = False  # events were missed, or could not be followed up
@@ -165,7 +165,7 @@ class _Relay:
             return
         check_versions(self._client, self._address)
         note = self._note.next_try()
-        request, files = pack(self._client, self._folder, self._request)
+        request, files = package_inputs(self._client, self._folder, self._request)
         sent = ask(lambda: self._client.scatter(files, hash=False), _SEND_SECONDS) if files else {}
         resources = {"GPU": 1} if facts.has_gpu else None
         self._future = ask(

@@ -11,7 +11,7 @@ from psygnal import Signal
 
 from napari_mlbseg._util.background import Background
 from napari_mlbseg.io.read_pixels import is_in_memory, pixel_digest
-from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder, content_hash
 from napari_mlbseg.session.persistence.image_copier import ImageCopier
 from napari_mlbseg.session.persistence.lock import SessionBusyError
@@ -57,7 +57,7 @@ class Autosave:
         self._writing = False
         self._locked = False
         self.read_only = ""  # why nothing is written: another program has the folder open
-        self.is_awake = False  # whether a person did anything that is worth a folder
+        self.has_user_changes = False  # whether a person did anything that is worth a folder
         self.problem = ""
         self._problems = {"lock": "", "changes": "", "images": ""}
         self._error: Exception | None = None
@@ -80,20 +80,20 @@ class Autosave:
         """
         stacks = [volume for volume in volumes if volume.annotation.ndim == 3]
         for kept in self.registry.leaving(stacks):
-            kept.watcher.touch()
+            kept.watcher.mark_dirty()
             self._look(kept, float("inf"))
         self.registry.set_volumes(stacks)
         self._record_is_stale = True
 
-    def touch(self, uid: str, z: int | None = None) -> None:
+    def mark_dirty(self, uid: str, z: int | None = None) -> None:
         """Something may have been painted on a volume, probably on slice `z`."""
         kept = self.registry.get(uid)
         if kept is not None:
-            self.is_awake = True
+            self.has_user_changes = True
             kept.touched = time.monotonic()
             if kept.touched - self._doubted > _DOUBT_SECONDS:
                 self._doubt_images()
-            kept.watcher.touch(z)
+            kept.watcher.mark_dirty(z)
 
     def note(self, uid: str, z: int, digest: str) -> None:
         """Slice `z` has this fingerprint now: known at once, so that what is painted next is told apart from it."""
@@ -102,12 +102,12 @@ class Autosave:
             kept.watcher.note(z, digest)
             kept.dirty.add(z)
 
-    def touch_record(self, wake: bool = False) -> None:
+    def mark_record_dirty(self, wake: bool = False) -> None:
         """Something else changed that the record holds; `wake` if it is worth a folder by itself."""
         self._record_is_stale = True
-        self.is_awake = self.is_awake or wake
+        self.has_user_changes = self.has_user_changes or wake
 
-    def watcher(self, uid: str) -> SliceWatcher | None:
+    def watcher(self, uid: str) -> ChangeScanner | None:
         """What is known of a volume's painted slices; None of one that is not watched."""
         kept = self.registry.get(uid)
         return None if kept is None else kept.watcher
@@ -117,7 +117,7 @@ class Autosave:
     @property
     def is_saved(self) -> bool:
         """Whether the folder holds all that is known to have changed."""
-        if not self.is_awake:
+        if not self.has_user_changes:
             return True
         is_known = not self._record_is_stale and all(kept.watcher.is_done and not kept.dirty for kept in self.registry)
         return is_known and not self._writing
@@ -137,16 +137,16 @@ class Autosave:
             if time.monotonic() - now > _LOOK_SECONDS:
                 break
         self.background.poll()
-        if self.is_awake and not self._writing and not self.read_only and now >= self._not_before:
+        if self.has_user_changes and not self._writing and not self.read_only and now >= self._not_before:
             self._begin_writing()
-        if self.is_awake and self._locked:  # else nothing was ever worth a folder
+        if self.has_user_changes and self._locked:  # else nothing was ever worth a folder
             self._images.poll()
 
-    def sweep(self) -> None:
+    def scan_all(self) -> None:
         """Compare all slices now, also with changes of which no event told."""
         for kept in self.registry:
             if kept.volume.annotation.nbytes <= _SWEPT_BYTES:
-                kept.watcher.touch()
+                kept.watcher.mark_dirty()
             else:
                 kept.watcher.suspect(kept.volume.clean)
             self._look(kept, float("inf"))
@@ -167,7 +167,7 @@ class Autosave:
         self._demands.append(demand)
         self._images.prefer(wanted)
         self._doubt_images()
-        self._not_before, self.is_awake, self._record_is_stale = 0.0, True, True
+        self._not_before, self.has_user_changes, self._record_is_stale = 0.0, True, True
         if not self._writing:
             self._begin_writing()
         return demand
@@ -191,7 +191,7 @@ class Autosave:
         """
         if self.read_only:
             raise SessionError(self.read_only)
-        self._not_before, self.is_awake = 0.0, True
+        self._not_before, self.has_user_changes = 0.0, True
         self._doubt_images()
         end = time.monotonic() + seconds
         self._record_is_stale = True
@@ -209,10 +209,10 @@ class Autosave:
 
     def close(self, seconds: float = 5.0) -> None:
         """Write what is left, as far as that can be done, if a person did anything; and let go of the folder."""
-        if self.is_awake:
+        if self.has_user_changes:
             # what cannot be written was said already, and there is nobody left to tell
             with suppress(Exception):  # a program that is ending must not stumble
-                self.sweep()
+                self.scan_all()
                 self.flush(seconds, images=True)
         self.abandon()
 

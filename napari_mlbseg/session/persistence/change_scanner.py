@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from napari_mlbseg.session.clean_slices import combined_digest, label_values, slice_digest
 from napari_mlbseg.session.volume import AnnotatedVolume
 
-__all__ = ["SliceWatcher"]
+__all__ = ["ChangeScanner"]
 
 
-class SliceWatcher:
+class ChangeScanner:
     """Fingerprints of a volume's painted slices.
 
     Parameters
@@ -33,7 +33,7 @@ class SliceWatcher:
         self._queue: deque[int] = deque()
         self._touched: int | None = 0 if volume.is_annotated else None  # slice around which to begin again
 
-    def touch(self, z: int | None = None) -> None:
+    def mark_dirty(self, z: int | None = None) -> None:
         """Something was painted, probably on slice `z`: look at all slices again, that one and its neighbours first."""
         self._touched = z if z is not None else 0
 

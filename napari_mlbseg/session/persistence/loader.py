@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_mlbseg._util.zarr_arrays import open_array
 from napari_mlbseg.io.file_array import FileArray, FileSource
-from napari_mlbseg.io.image_file import METADATA_KEY, FileGrid, ImageFileError, split_series
+from napari_mlbseg.io.image_file import METADATA_KEY, ImageFileError, ImageGeometry, split_series
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.session.clean_slices import SliceMarks
 from napari_mlbseg.session.persistence.folder import SessionFolder, content_hash
@@ -173,7 +173,7 @@ def _source(record: ImageRecord, path: Path, read: ReadPixels | None) -> ImageSo
     return None if (path / "zarr.json").exists() else ImageSource("file", path)
 
 
-def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, FileGrid | None, ReadPixels | None]:
+def _read_image(record: VolumeRecord, path: Path, forget: bool) -> tuple[Any, ImageGeometry | None, ReadPixels | None]:
     """The image in the order of its layer, read for good or to be read again, the grid of its file, and how it was."""
     image = record.image
     if image.kind == "zarr":

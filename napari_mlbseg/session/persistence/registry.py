@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from napari_mlbseg._util.arrays import is_lazy
 from napari_mlbseg._util.files import safe_name
-from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import ImageRecord
 from napari_mlbseg.session.persistence.volume_store import Kept, layout_of
@@ -54,11 +54,11 @@ class KeptRegistry:
             self._go_on(known, volume)
             if known.left is not None:  # somebody may have painted on it meanwhile
                 known.left = None
-                known.watcher.touch()
+                known.watcher.mark_dirty()
 
     def adopt(self, volume: AnnotatedVolume, annotation: str, image: ImageRecord) -> None:
         """Keep a volume that was just read from the folder: nothing of it needs to be written."""
-        watcher = SliceWatcher(volume)
+        watcher = ChangeScanner(volume)
         for _ in watcher.look(float("inf")):
             pass  # it learns what is there; nothing changed
         kept = Kept(watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True)
@@ -84,7 +84,7 @@ class KeptRegistry:
 
     def _new(self, volume: AnnotatedVolume) -> Kept:
         annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
-        kept = Kept(SliceWatcher(volume), annotation, layout_of(volume))
+        kept = Kept(ChangeScanner(volume), annotation, layout_of(volume))
         if volume.source is None:
             self._embed(kept)
         return kept
@@ -132,12 +132,12 @@ class KeptRegistry:
         if layout_of(volume) == kept.layout:
             kept.watcher.volume = volume
             if earlier.annotation is not volume.annotation:
-                kept.watcher.touch()
+                kept.watcher.mark_dirty()
             return
         # never over what was kept: an array of another form gets a new name, and the old one stays
         kept.before = kept.before or (kept.annotation if kept.is_written else "")
         kept.annotation = self._free_path("annotations", volume.name)
-        kept.watcher, kept.layout, kept.dirty = SliceWatcher(volume), layout_of(volume), set()
+        kept.watcher, kept.layout, kept.dirty = ChangeScanner(volume), layout_of(volume), set()
         kept.is_new, kept.is_written = True, False
         if kept.embedded and kept.copied < volume.n_slices:
             kept.embedded, kept.copied = self._free_path("images", volume.name), 0

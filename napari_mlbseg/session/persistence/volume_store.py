@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_mlbseg._util.zarr_arrays import open_array
-from napari_mlbseg.session.persistence.change_scanner import SliceWatcher
+from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import ImageRecord, SessionError
 from napari_mlbseg.session.volume import AnnotatedVolume
@@ -29,7 +29,7 @@ Layout = tuple[tuple[int, ...], np.dtype, int]
 class Kept:
     """What the folder holds, or is to hold, of a volume; it stays when the volume leaves the session."""
 
-    watcher: SliceWatcher
+    watcher: ChangeScanner
     annotation: str  # path of its array within the folder; empty where nobody paints
     layout: Layout
     dirty: set[int] = field(default_factory=set)

@@ -17,8 +17,8 @@ from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
 from napari_mlbseg.session import Round, SegmentationSession, SliceMarks
 from napari_mlbseg.viewer import messages
 from napari_mlbseg.viewer.connections import Connections
-from napari_mlbseg.viewer.controllers.notifications import JobNotices
-from napari_mlbseg.viewer.controllers.open_volumes import Study
+from napari_mlbseg.viewer.controllers.notifications import JobNotifications
+from napari_mlbseg.viewer.controllers.open_volumes import OpenVolumes
 from napari_mlbseg.viewer.controllers.review import Reviewer
 from napari_mlbseg.viewer.controllers.session_files import SessionFiles
 from napari_mlbseg.viewer.key_bindings import KeyBindings
@@ -38,7 +38,7 @@ from napari_mlbseg.viewer.layers.binding import (
 )
 from napari_mlbseg.viewer.layers.comparison import Comparison
 from napari_mlbseg.viewer.layers.editable import EditableCopies
-from napari_mlbseg.viewer.layers.paint_listener import PaintWatch
+from napari_mlbseg.viewer.layers.paint_listener import PaintListener
 from napari_mlbseg.viewer.layers.result_layers import ResultLayers
 from napari_mlbseg.viewer.settings import apply_settings
 from napari_mlbseg.viewer.widgets.dialogs import Question
@@ -82,7 +82,7 @@ class DockController:
         self.comparison = Comparison(viewer)
         self.reviewer = Reviewer(self)
         self.files = SessionFiles(self)
-        self.study = Study(self)
+        self.open_volumes = OpenVolumes(self)
         self.bindings: list[VolumeBinding] = []
         self.slice_axis = 0
         self.independent_slices = False
@@ -91,12 +91,12 @@ class DockController:
         self._in_view: tuple[VolumeBinding | None, int | None] = (None, None)
         self._focus_is_news = False
         self.editable = EditableCopies()
-        self._notices = JobNotices(self.session)
+        self._notices = JobNotifications(self.session)
         self._connections = Connections()
         self._closed = False
         self._adopts = True
         self._keys = KeyBindings(viewer, self)
-        self._paint_watch = PaintWatch(self._on_painted)
+        self._paint_watch = PaintListener(self._on_painted)
         self._removed: list[Layer] = []  # layers that left the viewer and were not yet taken note of
         self._removal = QTimer(singleShot=True, interval=0)
         self._timer = QTimer()
@@ -153,7 +153,7 @@ class DockController:
         broken = [binding for binding in self.bindings if not binding.is_whole]
         for binding in broken:
             self._break_up(binding)
-        self.session.set_volumes(self.study.volumes())
+        self.session.set_volumes(self.open_volumes.volumes())
         annotations = [binding.annotation for binding in self.bindings if binding.annotation is not None]
         self._paint_watch.watch(annotations)
         for annotation in annotations:
@@ -185,7 +185,7 @@ class DockController:
     def take_over(self, bindings: Sequence[VolumeBinding], slice_axis: int, independent: bool) -> None:
         """Work on these bindings, which a session that was opened brought."""
         for binding in bindings:
-            self.know(binding)
+            self.register(binding)
         self.bindings = list(bindings)
         self.slice_axis, self.independent_slices = slice_axis, independent
         self.sync()
@@ -241,22 +241,22 @@ class DockController:
         for known in self._known:
             if known.image == image and known.annotation == annotation and known.is_whole:
                 return known
-        return self.know(VolumeBinding(image, annotation))
+        return self.register(VolumeBinding(image, annotation))
 
-    def know(self, binding: VolumeBinding) -> VolumeBinding:
+    def register(self, binding: VolumeBinding) -> VolumeBinding:
         """Remember a pair of layers, and listen to them."""
         self._known.append(binding)
         binding.image.events.name.connect(self._on_renamed)
         binding.image.events.data.connect(self._on_image_replaced)
         return binding
 
-    def forget(self, binding: VolumeBinding) -> None:
+    def unregister(self, binding: VolumeBinding) -> None:
         """Take a pair of layers out of all that is remembered: the layers go, and the volume stays without them."""
         if binding in self.bindings:
             self.bindings.remove(binding)
-        self._know_no_more(binding)
+        self._unregister(binding)
 
-    def _know_no_more(self, binding: VolumeBinding) -> None:
+    def _unregister(self, binding: VolumeBinding) -> None:
         self._known.remove(binding)
         if all(known.image != binding.image for known in self._known):  # napari connects a slot once
             self._stop_listening(binding.image)
@@ -282,7 +282,7 @@ class DockController:
         annotation = make_annotation(binding.image, restored.pixels)
         with self.layers_are_ours():
             self.viewer.add_layer(annotation)
-        again = self.know(VolumeBinding(binding.image, annotation, marks=restored.marks, uid=restored.uid))
+        again = self.register(VolumeBinding(binding.image, annotation, marks=restored.marks, uid=restored.uid))
         again.initial_labels, again.given = binding.initial_labels, binding.given
         self.bindings[self.bindings.index(binding)] = again
         self.sync()
@@ -439,7 +439,11 @@ class DockController:
         self.complained.emit("")
         self.sync()  # pixels of a layer may have been replaced since
         try:
-            if self.bindings and not self.study.is_annotated and all(b.annotation is None for b in self.bindings):
+            if (
+                self.bindings
+                and not self.open_volumes.is_annotated
+                and all(b.annotation is None for b in self.bindings)
+            ):
                 raise ValueError("There is no annotation layer: press New, paint on some slices and mark them clean.")
             begin()
         except ValueError as error:
@@ -481,7 +485,7 @@ class DockController:
                 timer.stop()
         self._disconnect()
         self._notices.close()
-        self.study.end()
+        self.open_volumes.end()
         self.editable.end()
         self.session.close(stop_job=not self.session.runs_elsewhere)
         self.comparison.close()
@@ -506,7 +510,7 @@ class DockController:
             if binding.annotation == layer:
                 if not self._is_current(binding):  # its pixels were replaced: a conversion, another plugin
                     self.sync()
-                self.session.touch(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
+                self.session.mark_dirty(binding.image.name, current_slice(self.viewer, binding.image, self.slice_axis))
         self.reviewer.forget_changed()
 
     def _is_current(self, binding: VolumeBinding) -> bool:
@@ -538,12 +542,12 @@ class DockController:
         """
         gone = [layer for layer in self._removed if layer not in self.viewer.layers]
         self._removed = []
-        gone = [layer for layer in gone if not self.study.take_layer_away(layer)]
+        gone = [layer for layer in gone if not self.open_volumes.take_layer_away(layer)]
         for known in [known for known in self._known if any(known.holds(layer) for layer in gone)]:
             if known.initial_labels in gone:
                 known.initial_labels = None
             if known.image in gone or known.annotation in gone:
-                self._know_no_more(known)
+                self._unregister(known)
         if any(binding.image in gone or binding.annotation in gone for binding in self.bindings):
             left = [binding for binding in self.bindings if binding.image not in gone]
             self.set_layers([(b.image, None if b.annotation in gone else b.annotation) for b in left])
@@ -581,7 +585,7 @@ class DockController:
                 self.session.look_at(binding.image.name, z)
         self.session.poll()
         self.results.flush(new_layers=1)
-        self.study.close_one_too_many()
+        self.open_volumes.close_one_too_many()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Preview):

@@ -13,10 +13,10 @@ from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.viewer.connections import Connections
 from napari_mlbseg.viewer.messages import ending
 
-__all__ = ["JobNotices"]
+__all__ = ["JobNotifications"]
 
 
-class JobNotices:
+class JobNotifications:
     """Shows the progress and the end of a session's jobs.
 
     Parameters

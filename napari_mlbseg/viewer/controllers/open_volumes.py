@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from napari_mlbseg.viewer.controllers.controller import DockController
 
-__all__ = ["Study"]
+__all__ = ["OpenVolumes"]
 
 
-class Study:
+class OpenVolumes:
     """The volumes of a dock's session.
 
     A volume that came by `add`, or with a session of many, is *listed*: its layers come when a person turns to it and
@@ -108,7 +108,7 @@ class Study:
         volume.image = np.asarray(pixels) if volume.source is None else pixels
         spare = self._spare(volume)
         if spare is None:
-            binding = controller.know(controller.files.add_layers(volume, closed.marks, annotate=True))
+            binding = controller.register(controller.files.add_layers(volume, closed.marks, annotate=True))
             controller.results.add(binding, controller.slice_axis)
         else:  # making layers and taking others away would take napari most of a second
             binding = self._use(spare, volume, closed)
@@ -139,7 +139,7 @@ class Study:
         )
         binding.seen = [spare.image, annotation]
         controller.results.hand_over(spare, binding, controller.slice_axis)
-        return controller.know(binding)
+        return controller.register(binding)
 
     def _hidden_listed(self) -> list[VolumeBinding]:
         """Listed volumes that have layers but are not in view, the one not looked at for longest first."""
@@ -206,7 +206,7 @@ class Study:
 
     def _put_away(self, binding: VolumeBinding, *, keep_results: bool = False) -> None:
         controller = self._controller
-        controller.session.touch(binding.image.name)  # what no event told of is compared and saved all the same
+        controller.session.mark_dirty(binding.image.name)  # what no event told of is compared and saved all the same
         volume = binding.to_volume(controller.slice_axis, controller.independent_slices)
         source = volume.source
         if source is not None and source.digest and pixel_digest(volume.image) != source.digest:
@@ -214,7 +214,7 @@ class Study:
         elif source is not None and source.kind == "file" and isinstance(volume.image, np.ndarray):
             volume.image = FileArray(FileSource.of(source.path, "layer", volume.image, source.channel))
         self.closed[binding.uid] = ClosedVolume(volume, binding.marks)
-        controller.forget(binding)
+        controller.unregister(binding)
         if not keep_results:
             controller.results.drop(binding)
 
@@ -254,7 +254,7 @@ class Study:
         controller.sync()
         for volume in volumes:
             if volume.clean or volume.is_annotated:
-                controller.session.touch(volume.name)
+                controller.session.mark_dirty(volume.name)
         if volumes and was_empty:
             self.show(volumes[0].uid)
 
@@ -264,11 +264,11 @@ class Study:
         failed: list[str] = []
 
         def read() -> Iterator[tuple[int, int, AnnotatedVolume | str]]:
-            from napari_mlbseg.io.dataset_table import study_rows  # these bring nibabel and tifffile
+            from napari_mlbseg.io.dataset_table import dataset_rows  # these bring nibabel and tifffile
             from napari_mlbseg.session.adding import read_volume
 
             try:
-                rows = study_rows(words)
+                rows = dataset_rows(words)
             except (ValueError, OSError) as error:
                 yield 0, 0, str(error)
                 return

@@ -25,7 +25,7 @@ from napari_mlbseg.viewer.widgets.dialogs import Question
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-    from napari_mlbseg.training.error_regions import SuspiciousPlace
+    from napari_mlbseg.training.error_regions import ErrorRegion
     from napari_mlbseg.viewer.controllers.controller import DockController
     from napari_mlbseg.viewer.layers.binding import VolumeBinding
 
@@ -234,7 +234,7 @@ class Reviewer:
 
     # -- look again ----------------------------------------------------------------------------------------------
 
-    def places(self) -> list[tuple[int, SuspiciousPlace]]:
+    def places(self) -> list[tuple[int, ErrorRegion]]:
         """Slices and places of the current volume where the other clean slices contradict what is painted.
 
         Only of slices that are still clean: what was corrected since is not asked for again after the next training.
@@ -243,7 +243,7 @@ class Reviewer:
         if binding is None or shown is None or shown.record.slice_axes.get(binding.uid) != self._controller.slice_axis:
             return []
         clean = self._controller.clean_slices(binding)
-        return [(z, place) for z, place in shown.places.get(binding.uid, []) if z in clean]
+        return [(z, place) for z, place in shown.error_regions.get(binding.uid, []) if z in clean]
 
     def look_again(self) -> None:
         """Go to the next such place, in the middle of the view, with the map shown."""

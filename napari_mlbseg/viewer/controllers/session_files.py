@@ -185,7 +185,7 @@ class SessionFiles:
             ]
             first = volumes[0].volume if volumes else None
             axis = first.slice_axis if first is not None else 0
-            controller.study.take_over([ClosedVolume(each.volume, each.marks) for each in volumes], bindings)
+            controller.open_volumes.take_over([ClosedVolume(each.volume, each.marks) for each in volumes], bindings)
             controller.take_over(bindings, axis, first is not None and first.independent_slices)
 
         try:

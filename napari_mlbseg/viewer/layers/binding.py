@@ -15,7 +15,7 @@ from napari.utils.colormaps import label_colormap
 
 from napari_mlbseg._util.zarr_arrays import local_path
 from napari_mlbseg.io.image_file import METADATA_KEY as FILE_KEY
-from napari_mlbseg.io.image_file import FileGrid, ImageFileError, has_clear_slice_axis, layer_axis, split_series
+from napari_mlbseg.io.image_file import ImageFileError, ImageGeometry, has_clear_slice_axis, layer_axis, split_series
 from napari_mlbseg.io.image_file import default_slice_axis as file_slice_axis
 from napari_mlbseg.io.read_pixels import READ_KEY, ReadPixels
 from napari_mlbseg.session import AnnotatedVolume, SliceMarks
@@ -235,7 +235,7 @@ def shows(layer: Image, volume: AnnotatedVolume) -> bool:
 def _file_entry(layer: Layer) -> dict[str, Any]:
     """What our reader left in the layer; empty if the layer came from elsewhere or was changed since."""
     entry = layer.metadata.get(FILE_KEY)
-    fits = isinstance(entry, dict) and isinstance(entry.get("grid"), FileGrid)
+    fits = isinstance(entry, dict) and isinstance(entry.get("grid"), ImageGeometry)
     if not fits:
         return {}
     stored = entry["grid"].stack_shape

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     import numpy as np
     from napari.layers import Labels, Layer
 
-__all__ = ["PaintWatch", "can_be_used_again", "lock", "paint_on", "unlock"]
+__all__ = ["PaintListener", "can_be_used_again", "lock", "paint_on", "unlock"]
 
 
-class PaintWatch:
+class PaintListener:
     """Calls back when the pixels of any watched layer may have changed.
 
     Parameters

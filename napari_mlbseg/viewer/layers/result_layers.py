@@ -24,7 +24,7 @@ from napari_mlbseg.viewer.layers.binding import (
 )
 from napari_mlbseg.viewer.layers.paint_listener import lock
 from napari_mlbseg.viewer.layers.result_kinds import RESULT_KINDS, ResultKind
-from napari_mlbseg.viewer.layers.result_volume import Patchwork, ResultVolume
+from napari_mlbseg.viewer.layers.result_volume import FallbackReader, ResultVolume
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -258,7 +258,7 @@ class ResultLayers:
         """Whether slice `z` of a kind of result was ever written: one that was not reads as 0."""
         _, target = self._named_target(image)
         reader = target.readers.get(key) if target is not None else None
-        return reader is not None and isinstance(reader.read, Patchwork) and reader.read.has(z)
+        return reader is not None and isinstance(reader.read, FallbackReader) and reader.read.has(z)
 
     def origin_of(self, image: Image) -> tuple[Round | None, str]:
         """The round that results of an image come from, and the name of its volume there; None and an empty text where

@@ -15,7 +15,7 @@ from napari_mlbseg.viewer.layers.result_kinds import RESULT_KINDS, ResultKind
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["Patchwork", "ResultVolume"]
+__all__ = ["FallbackReader", "ResultVolume"]
 
 
 class ResultVolume:
@@ -34,7 +34,7 @@ class ResultVolume:
         self.layers: dict[str, Layer] = {}
         self.readers: dict[str, SliceReader] = {}  # of this round or, until it has something, of the one before
         self.arrays: dict[str, Any] = {}  # this and the following: of this round only
-        self.sources: dict[str, Patchwork] = {}
+        self.sources: dict[str, FallbackReader] = {}
         self.written: dict[str, set[int]] = defaultdict(set)
         self.waiting: set[str] = set()  # kinds whose layers are made when the volume comes into view
         self.shown: set[str] | None = None  # kinds that a person wants to see; None: nobody said so
@@ -54,11 +54,13 @@ class ResultVolume:
         dtype = self.arrays[kind.arrays[0]].dtype
         written = [self.written[array] for array in kind.arrays]
         fits = before is not None and before.shape == spatial_shape(self.binding.image)
-        self.sources[kind.key] = Patchwork(newest, written, before.read if before is not None and fits else None, dtype)
+        self.sources[kind.key] = FallbackReader(
+            newest, written, before.read if before is not None and fits else None, dtype
+        )
 
 
 @dataclass(eq=False)
-class Patchwork:
+class FallbackReader:
     """Reads the slices that this round has written, and the others from the round before."""
 
     newest: Reader
@@ -70,7 +72,7 @@ class Patchwork:
         """Whether slice `z` was written, in this round or before."""
         if all(z in written for written in self.written):
             return True
-        return isinstance(self.before, Patchwork) and self.before.has(z)
+        return isinstance(self.before, FallbackReader) and self.before.has(z)
 
     def __call__(self, slices: slice) -> np.ndarray:
         """Slices ``start:stop``, (n, Y, X)."""

@@ -90,9 +90,9 @@ class CleanPanel(Panel):
         self.listen(session.round_shown, self._on_news)
         self.listen(session.event_received, self._on_news)
 
-    def deafen(self) -> None:
+    def disconnect_all(self) -> None:
         """Also forget what was to be shown soon."""
-        super().deafen()
+        super().disconnect_all()
         self._settle.stop()
 
     # -- to the controller ---------------------------------------------------------------------------------------

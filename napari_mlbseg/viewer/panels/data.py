@@ -162,7 +162,7 @@ class DataPanel(Panel):
     def _shown(self) -> list[VolumeBinding]:
         """Volumes that have a row here: all of them, or the one in view where the table of volumes has the others."""
         current = self._controller.current
-        return [current] if self._controller.study.closed and current is not None else self._controller.bindings
+        return [current] if self._controller.open_volumes.closed and current is not None else self._controller.bindings
 
     def _on_slice_changed(self) -> None:
         if [row.image.value() for row in self.volume_rows] != [binding.image for binding in self._shown()]:

@@ -57,7 +57,7 @@ class Panel(QWidget):
         """Connect a psygnal signal for as long as the panel lives."""
         self._connections.make(signal, slot)
 
-    def deafen(self) -> None:
+    def disconnect_all(self) -> None:
         """Disconnect what `listen` connected: a signal must not reach a widget that is being destroyed."""
         self._connections.drop()
 

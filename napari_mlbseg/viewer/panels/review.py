@@ -88,7 +88,7 @@ class ReviewPanel(Panel):
         self.go.clicked.connect(self._reviewer.go_to_suggestion)
         self.skip.clicked.connect(self._reviewer.skip_suggestion)
         self.again.clicked.connect(self._reviewer.look_again)
-        self.listen(session.places_changed, self._on_news)
+        self.listen(session.error_regions_changed, self._on_news)
         self.listen(self._reviewer.region_changed, self._on_news)
         self.listen(self._controller.slice_changed, self._show)
         self.listen(self._controller.layers_changed, self._show)
@@ -96,9 +96,9 @@ class ReviewPanel(Panel):
             self.listen(signal, self._on_news)
         self.listen(self._controller.results.changed, self._on_news)
 
-    def deafen(self) -> None:
+    def disconnect_all(self) -> None:
         """Also forget what was to be shown soon."""
-        super().deafen()
+        super().disconnect_all()
         self._settle.stop()
 
     def _on_over(self, checked: bool) -> None:

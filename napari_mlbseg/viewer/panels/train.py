@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QProgressBar, QPush
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.config.cluster_address import LOOPBACK, WHY_EXPOSED, checked_address, is_exposed
 from napari_mlbseg.events import Event, Metrics, Progress, is_terminal
-from napari_mlbseg.jobs.inputs import Copied
+from napari_mlbseg.jobs.inputs import CopyProgress
 from napari_mlbseg.session import Round, SessionState
 from napari_mlbseg.viewer import messages
 from napari_mlbseg.viewer.controllers.controller import DockController
@@ -54,7 +54,7 @@ class TrainPanel(Panel):
         )
         self.notes = WrappedLabel()
         self.device = WrappedLabel()
-        self.complaint = Complaint()
+        self.complaint = ErrorBanner()
         self.advanced = Panel("Ad&vanced", folded=True)
         self.form = ConfigForm(without=set(_UP_FRONT))
         self.advanced.rows.addWidget(self.form)
@@ -171,7 +171,7 @@ class TrainPanel(Panel):
         self.stage.show()
         self.bar.show()
 
-    def _on_copied(self, copied: Copied) -> None:
+    def _on_copied(self, copied: CopyProgress) -> None:
         self.bar.setRange(0, copied.total)
         self.bar.setValue(copied.done)
         self.stage.setText(messages.copying(copied, several=len(self._session) > 1))
@@ -226,7 +226,7 @@ class TrainPanel(Panel):
             label.setText(f"Layer for {binding.image.name}" if len(bindings) > 1 else "Layer")
 
 
-class Complaint(QFrame):
+class ErrorBanner(QFrame):
     """One sentence that says what is wrong and what to do, until it is dismissed or all is well."""
 
     def __init__(self) -> None:

@@ -73,11 +73,11 @@ class VolumesPanel(Panel):
         self.listen(session.event_received, self._on_event)
         self.listen(controller.slice_changed, self._show_current)
         self.listen(controller.layers_changed, self._show_current)
-        self.listen(controller.study.busy_changed, self._on_busy)
+        self.listen(controller.open_volumes.busy_changed, self._on_busy)
 
-    def deafen(self) -> None:
+    def disconnect_all(self) -> None:
         """Also forget what was to be shown soon."""
-        super().deafen()
+        super().disconnect_all()
         self._settle.stop()
 
     def chosen(self) -> str:
@@ -88,23 +88,23 @@ class VolumesPanel(Panel):
     # -- to the study --------------------------------------------------------------------------------------------
 
     def _on_chosen(self, index: QModelIndex) -> None:
-        self._controller.study.show(str(index.data(UID_ROLE)))
+        self._controller.open_volumes.show(str(index.data(UID_ROLE)))
 
     def _on_remove(self) -> None:
         if self.chosen():
-            self._controller.study.take_out(self.chosen())
+            self._controller.open_volumes.take_out(self.chosen())
 
     def _on_files(self) -> None:
         from napari_mlbseg.io.files import SUFFIXES  # brings nibabel and tifffile, which the window need not wait for
 
         kind = f"Images and tables ({' '.join(f'*{suffix}' for suffix in (*SUFFIXES, '.csv'))})"
-        ask_for_files(self, "Add volumes: image files, or a CSV file", kind, self._controller.study.add_from)
+        ask_for_files(self, "Add volumes: image files, or a CSV file", kind, self._controller.open_volumes.add_from)
 
     def _on_folder(self) -> None:
         ask_for_folder(self, "Add all images of a folder", self._on_folder_chosen)
 
     def _on_folder_chosen(self, folder: Path) -> None:
-        self._controller.study.add_from([folder])
+        self._controller.open_volumes.add_from([folder])
 
     # -- from the session ----------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The first act of the whole session, in a process of its own, which ends with kill -9 while a training runs.
 
-python first_act.py IMAGE LABELS SESSION_FOLDER PICTURES SECONDS
+python crash_scenario.py IMAGE LABELS SESSION_FOLDER PICTURES SECONDS
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Closes napari twice in each of its ways, in a process of its own; prints what the session folder lists each time.
 
-python closing_acts.py FOLDER
+python closing_actions.py FOLDER
 """
 
 from __future__ import annotations
