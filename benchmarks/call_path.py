@@ -12,8 +12,6 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -51,9 +49,10 @@ class _Recorder:
         self.threads: dict[str, _Call] = {}
         self._stacks: dict[int, list[_Call | None]] = {}
         self._is_ours: dict[str, bool] = {}
+        self.is_on = False
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event not in ("call", "return"):
+        if not self.is_on or event not in ("call", "return"):
             return
         name = threading.current_thread().name
         stack = self._stacks.setdefault(
@@ -81,25 +80,15 @@ class _Recorder:
         return found
 
 
-@contextmanager
-def _recorded(recorder: _Recorder) -> Iterator[None]:
-    threading.setprofile(recorder)  # of threads that begin now: of those that run already, none has to do with it
-    sys.setprofile(recorder)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Click on *Train* in a real viewer and print what was called."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.call_path", description=__doc__.splitlines()[0])
     parser.add_argument("--depth", type=int, default=6, help="levels of the tree that are printed")
     options = parser.parse_args(arguments)
+    recorder, begun = _Recorder(), threading.Event()
+    threading.setprofile(recorder)  # before the session's threads begin: others cannot be listened to
     viewer = napari.Viewer()
     dock = _prepare(viewer)
-    recorder, begun = _Recorder(), threading.Event()
     start = LocalJob._start_worker
 
     def noted(job: LocalJob, **options: Any) -> None:
@@ -108,10 +97,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     LocalJob._start_worker = noted  # type: ignore[method-assign]
     end = time.monotonic() + _MOST_SECONDS
-    with _recorded(recorder):
-        QTest.mouseClick(dock.train.button, Qt.MouseButton.LeftButton)
-        while not begun.is_set() and time.monotonic() < end:
-            QApplication.processEvents()
+    sys.setprofile(recorder)
+    recorder.is_on = True
+    QTest.mouseClick(dock.train.button, Qt.MouseButton.LeftButton)
+    while not begun.is_set() and time.monotonic() < end:
+        QApplication.processEvents()
+    recorder.is_on = False
+    sys.setprofile(None)
     for name, root in recorder.threads.items():
         print(f"thread {name}")
         _print(root, 1, options.depth, set())
