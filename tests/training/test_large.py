@@ -166,7 +166,7 @@ def test_what_the_time_does_not_suffice_for_is_said_and_keeps_its_initial_labels
     results = MemoryResults(large)
     events = list(train(large, "cpu", results=results))
     assert events[-1].unreached > 0
-    assert events[-1].reason is FinishReason.TIME  # how well it is kept: benchmarks.accuracy, benchmarks.huge
+    assert events[-1].reason is FinishReason.TIME  # how well it is kept: benchmarks.accuracy
     predicted = {z for e in events if isinstance(e, Preview) and e.stage is Stage.PREDICT for z in e.slices}
     assert 900 - len(predicted) == events[-1].unreached
     shown = {z for e in events if isinstance(e, Preview) for z in e.slices}
