@@ -8,26 +8,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import stat
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from napari_mlbseg.config import NETWORK_FIELDS, Device, InitialLabelSource, TrainingConfig
+from napari_mlbseg.config.cluster_address import WHY_EXPOSED, checked_address, is_exposed
 from napari_mlbseg.jobs.devices import check_device
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.task import SegmentationTask
 
+if TYPE_CHECKING:
+    from napari_mlbseg.jobs.dask.connection import ClusterFacts
+
 __all__ = [
-    "SOURCES",
     "InputError",
+    "SOURCES",
+    "add_cluster_options",
+    "add_device_option",
+    "add_slice_axis_option",
     "check_resumed",
+    "cluster_facts",
+    "cluster_option",
     "device_option",
-    "interrupt_on_signals",
-    "signals_noted",
     "slice_axis_option",
     "slice_numbers",
     "trained_round",
@@ -151,56 +155,6 @@ def writable_folder(text: str) -> Path:
     return out
 
 
-def interrupt_on_signals() -> None:
-    """Take the end of a batch job (SIGTERM) or of the terminal (SIGHUP) for Ctrl+C: what there is has to be written.
-
-    A process that was started to outlive its terminal (nohup) goes on.
-    """
-
-    def hang_up(number: int, frame: object) -> None:
-        _leave_terminal()
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, hang_up)
-
-
-@contextmanager
-def signals_noted() -> Iterator[threading.Event]:
-    """Until the end of the block, signals to stop are noted in the event that is yielded, and interrupt nothing.
-
-    An exception could come where Python drops it, within a finaliser: then nobody would be asked to stop.
-    """
-    asked = threading.Event()
-
-    def note(number: int, frame: object) -> None:
-        if number == getattr(signal, "SIGHUP", None):
-            _leave_terminal()
-        asked.set()
-
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
-    handled = [number for number, handler in before.items() if callable(handler)]
-    for number in handled:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number in handled:
-            if signal.getsignal(number) is note:
-                signal.signal(number, before[number])
-
-
-def _leave_terminal() -> None:
-    """The terminal is closed: to write to it is an error, and a second signal must not break off what is written."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        if stat.S_ISCHR(os.fstat(stream).st_mode):
-            os.dup2(nowhere, stream)
-
-
 def trained_round(text: str, out: Path) -> Path:
     """The folder of a finished training."""
     folder = JobFolder(text)
@@ -209,3 +163,62 @@ def trained_round(text: str, out: Path) -> Path:
     if folder.path.resolve() == out.resolve():
         raise InputError(f"The results would overwrite the training in {text}: choose another --out.")
     return folder.path
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cluster`` and what belongs to it."""
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="run on a worker of the Dask scheduler there, such as tls://server:8786"
+    )
+    parser.add_argument(
+        "--unencrypted", action="store_true", help="for --cluster: send images to another machine without TLS"
+    )
+
+
+def cluster_option(options: argparse.Namespace) -> str:
+    """The address, or an empty text for this machine.
+
+    Asks once, where there is somebody to ask, whether images may be sent unencrypted.
+
+    Raises
+    ------
+    InputError
+        If that is not wanted.
+    ValueError
+        If it is no address.
+    """
+    if not options.cluster:
+        return ""
+    address = checked_address(options.cluster)
+    if is_exposed(address) and not options.unencrypted:
+        why = WHY_EXPOSED.format(address=address)
+        if not sys.stdin.isatty():
+            raise InputError(f"{why} Use a tls:// address or an SSH tunnel (docs/cluster.md), or add --unencrypted.")
+        print(f"napari-mlbseg: {why} Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if input().strip().lower() not in ("y", "yes"):
+            raise InputError("Nothing was sent: use a tls:// address or an SSH tunnel (docs/cluster.md).")
+    return address
+
+
+def cluster_facts(address: str) -> ClusterFacts:
+    """What the cluster has; raises ValueError (a sentence) if no scheduler answers there."""
+    try:
+        from napari_mlbseg.jobs.dask.connection import look_at
+    except ImportError:
+        raise InputError("For --cluster, install the extra of that name: pip install napari-mlbseg[cluster].") from None
+    return look_at(address)
+
+
+def add_slice_axis_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--slice-axis``."""
+    parser.add_argument(
+        "--slice-axis",
+        default="auto",
+        metavar="AXIS",
+        help="axis of the file's array along which the slices lie, channels not counted: auto, 0, 1 or 2",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=f"one of {', '.join(get_args(Device))}")

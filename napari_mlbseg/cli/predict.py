@@ -1,4 +1,4 @@
-"""``napari-mlbseg predict``: a trained model on one image, or on a study of many.
+"""``napari-mlbseg predict``: a trained model on one image, or on many.
 
 Of many, each is a job of its own in ``DIR/NAME``: one that fails does not stop the others, and what is done is not done
 again when the command is repeated. On a cluster, there are as many at a time as it has workers.
@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from napari_mlbseg import events
 from napari_mlbseg._util.files import safe_name, write_atomically
-from napari_mlbseg.cli.cluster import cluster_facts, cluster_option
+from napari_mlbseg.cli.exit_code import ExitCode
 from napari_mlbseg.cli.options import (
     InputError,
+    add_cluster_options,
+    add_device_option,
+    add_slice_axis_option,
+    cluster_facts,
+    cluster_option,
     device_option,
-    interrupt_on_signals,
     slice_axis_option,
     trained_round,
     trained_slice_axis,
     writable_folder,
 )
+from napari_mlbseg.cli.progress import interrupt_on_signals, run_job
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.io.dataset_table import DatasetRow, dataset_rows
 from napari_mlbseg.io.image_file import split_series
@@ -41,9 +46,8 @@ from napari_mlbseg.jobs.local import LocalJob
 from napari_mlbseg.jobs.report import PREDICTED_FILES, slice_facts, write_job_results, write_report
 from napari_mlbseg.task import SegmentationTask
 
-__all__ = ["predict"]
+__all__ = ["add_predict_parser"]
 
-_OK, _FAILED, _INTERRUPTED = 0, 1, 130
 _LOOK_SECONDS = 0.1
 
 
@@ -79,24 +83,30 @@ class _Model:
         return LocalJob.create(out, task, kind="predict", previous=self.folder)
 
 
-def predict(options: argparse.Namespace, run: Callable[..., int]) -> int:
-    """Run the command; returns the exit code.
+def add_predict_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to a command line."""
+    predict = commands.add_parser("predict", help="segment images with a trained model")
+    predict.set_defaults(run=_predict)
+    predict.add_argument("round", metavar="ROUND_DIR", help="folder of the training")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image file, folder of images, or CSV file with a column 'image'"
+    )
+    predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    add_slice_axis_option(predict)
+    add_device_option(predict)
+    add_cluster_options(predict)
 
-    Parameters
-    ----------
-    options : argparse.Namespace
-    run : callable
-        Runs a single job to its end: ``run(job, volumes, names of results, **facts)``.
-    """
+
+def _predict(options: argparse.Namespace, start: float) -> int:
     cluster = cluster_option(options)
     at_once = max(1, cluster_facts(cluster).n_workers) if cluster else 1
     out = writable_folder(options.out)
     model = _model(options, out, cluster)
     rows = dataset_rows(options.images, only_images=True)
     if len(rows) > 1:
-        return _Study(model, rows, out).run(at_once)
+        return _Dataset(model, rows, out).run(at_once)
     volume = model.volume_of(rows[0].image)
-    return run(model.job(out, volume), [volume], PREDICTED_FILES)
+    return run_job(model.job(out, volume), [volume], PREDICTED_FILES)
 
 
 def _model(options: argparse.Namespace, out: Path, cluster: str) -> _Model:
@@ -120,7 +130,7 @@ def _model(options: argparse.Namespace, out: Path, cluster: str) -> _Model:
 
 @dataclass
 class _Item:
-    """An image of a study, and what became of it."""
+    """One of the images, and what became of it."""
 
     image: Path
     folder: Path
@@ -129,13 +139,13 @@ class _Item:
     seconds: float = 0.0
     job: LocalJob | None = None
     volume: FileVolume | None = None
-    last: events.Event | None = None  # the job's last word
+    last: events.Event | None = None  # the job's terminal event
 
     def fail(self, error: str) -> None:
         self.outcome, self.error = "failed", " ".join(error.split())
 
 
-class _Study:
+class _Dataset:
     """Many images, one job each.
 
     Parameters
@@ -270,9 +280,9 @@ class _Study:
             print(self._out / "report.json")
         except OSError as error:
             print(f"napari-mlbseg: {self._out / 'report.json'}: {error.strerror or error}", file=sys.stderr)
-            return _FAILED
+            return ExitCode.FAILED
         for item in failed:
             print(f"napari-mlbseg: {item.folder.name}: {item.error}", file=sys.stderr)
         if self._interrupted:
-            return _INTERRUPTED
-        return _FAILED if failed else _OK
+            return ExitCode.INTERRUPTED
+        return ExitCode.FAILED if failed else ExitCode.DONE

@@ -6,12 +6,18 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-from napari_mlbseg.cli.cluster import add_cluster_options, cluster_option
-from napari_mlbseg.cli.options import InputError, device_option, interrupt_on_signals, writable_folder
+from napari_mlbseg.cli.exit_code import ExitCode
+from napari_mlbseg.cli.options import (
+    InputError,
+    add_cluster_options,
+    cluster_option,
+    device_option,
+    writable_folder,
+)
+from napari_mlbseg.cli.progress import interrupt_on_signals, watch
 from napari_mlbseg.events import Event, Failed
 from napari_mlbseg.io.dataset_table import DatasetRow, dataset_rows
 from napari_mlbseg.jobs.backend import JobState
@@ -23,42 +29,13 @@ from napari_mlbseg.session.persistence.folder import SUFFIX
 from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.session.volume import free_name
 
-__all__ = ["Watchable", "add_session_parser"]
-
-_OK, _FAILED, _INTERRUPTED = 0, 1, 130
+__all__ = ["add_session_parser"]
 
 
-class Watchable(Protocol):
-    """What a progress bar needs of a job."""
-
-    @property
-    def state(self) -> JobState:
-        """State of the job."""
-        ...
-
-    def poll(self) -> Sequence[Event]:
-        """Events since the last call; ends with a terminal event when the job ended, however it did."""
-        ...
-
-    def cancel(self) -> None:
-        """Ask the worker to stop and keep what it has."""
-        ...
-
-
-Watch = Callable[[Watchable], tuple[bool, Event | None]]
-
-
-def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> None:
-    """Add the command to a command line.
-
-    Parameters
-    ----------
-    commands : subparsers
-    watch : callable
-        Shows the progress of a job until it ends; whether it was interrupted, and its last word.
-    """
+def add_session_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to a command line."""
     session = commands.add_parser("session", help="look at, train or export a saved session")
-    session.set_defaults(run=lambda options, start: _session(options, watch))
+    session.set_defaults(run=_session)
     session.add_argument("session", metavar="NAME.mlbseg", help="the session's folder")
     session.add_argument(
         "--add",
@@ -77,7 +54,7 @@ def add_session_parser(commands: argparse._SubParsersAction, watch: Watch) -> No
     )
 
 
-def _session(options: argparse.Namespace, watch: Watch) -> int:
+def _session(options: argparse.Namespace, start: float) -> int:
     interrupt_on_signals()
     out = None if options.export is None else writable_folder(options.export)
     path = Path(options.session)
@@ -94,10 +71,10 @@ def _session(options: argparse.Namespace, watch: Watch) -> int:
         if session.read_only and (rows or options.train):
             raise InputError(session.read_only)
         failed = _add(session, rows)
-        code = _train(session, options, watch) if options.train else _OK
-        if code == _OK and failed:
-            code = _FAILED
-        if code == _FAILED and not failed:
+        code = _train(session, options) if options.train else ExitCode.DONE
+        if code == ExitCode.DONE and failed:
+            code = ExitCode.FAILED
+        if code == ExitCode.FAILED and not failed:
             return code
         if out is not None:
             for path in export_session(list(session), session.shown_round, out):
@@ -135,7 +112,7 @@ def _add(session: SegmentationSession, rows: Sequence[DatasetRow]) -> bool:
     return failed
 
 
-def _train(session: SegmentationSession, options: argparse.Namespace, watch: Watch) -> int:
+def _train(session: SegmentationSession, options: argparse.Namespace) -> int:
     """Train a round to its end, or go on watching the one that runs."""
     changes = {"time_budget": options.time_budget, "seed": options.seed, "cluster": cluster_option(options) or None}
     if options.device is not None:  # which devices a cluster has is known over there
@@ -151,9 +128,9 @@ def _train(session: SegmentationSession, options: argparse.Namespace, watch: Wat
     session.save()
     if isinstance(running.outcome, Failed):
         print(f"napari-mlbseg: {running.outcome.message} {running.outcome.advice}".rstrip(), file=sys.stderr)
-        return _FAILED
+        return ExitCode.FAILED
     print(running.job.folder.path)
-    return _INTERRUPTED if interrupted else _OK
+    return ExitCode.INTERRUPTED if interrupted else ExitCode.DONE
 
 
 class _Following:

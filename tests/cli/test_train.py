@@ -20,6 +20,7 @@ import tifffile
 import zarr
 
 from napari_mlbseg.cli import main as cli
+from napari_mlbseg.cli.progress import watch
 from napari_mlbseg.events import Failed
 from napari_mlbseg.io.files import read_image
 from napari_mlbseg.io.phantom import make_phantom
@@ -518,6 +519,6 @@ class _Job:
 
 def test_ctrl_c_stops_a_job_wherever_it_is_noticed():
     before = signal.getsignal(signal.SIGINT)
-    interrupted, _ = cli._watch(_Job())
+    interrupted, _ = watch(_Job())
     assert interrupted
     assert signal.getsignal(signal.SIGINT) is before

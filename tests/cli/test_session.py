@@ -17,7 +17,7 @@ from napari_mlbseg.session import AnnotatedVolume, SegmentationSession, SliceMar
 from napari_mlbseg.session.persistence.loader import load_session
 from napari_mlbseg.session.volume import ImageSource
 
-from .session.conftest import FakeJob, train
+from ..session.conftest import FakeJob, train
 
 AFFINE = np.array([[-2.0, 0, 0, 60], [0, 1.9, -0.6, -50], [0, 0.5, 2.2, 13], [0, 0, 0, 1]], dtype=np.float32)
 CLEAN = (6, 12, 18)

@@ -44,7 +44,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         jobs.append(job)
 
     monkeypatch.setattr(LocalJob, "start", start)
-    monkeypatch.setattr(cli, "cluster_facts", lambda address: ClusterFacts(1, "gpu" in address))
+    monkeypatch.setattr("napari_mlbseg.cli.train.cluster_facts", lambda address: ClusterFacts(1, "gpu" in address))
     monkeypatch.chdir(tmp_path)
 
     def run(*options: str):
