@@ -105,7 +105,12 @@ class SliceArray:
         """Write a slice: a reader sees it as it was or as it is. It is on the disk when this returns, if `at_once`."""
         self.open()[self._index(z)] = plane
         if at_once:
-            synchronise(self._chunk(z))
+            chunk = self._chunk(z)
+            synchronise(chunk)
+            for folder in chunk.parents:  # a slice that had no file before has a name, or a folder, that is new
+                synchronise(folder)
+                if folder == self.path:
+                    break
 
     def _index(self, z: int) -> tuple[Any, ...]:
         return tuple(z if axis == self.slice_axis else slice(None) for axis in range(self.open().ndim))
