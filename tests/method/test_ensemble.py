@@ -159,3 +159,14 @@ def test_teacher_loss_is_the_mean_square_where_the_mask_is_one():
     taught[..., :3] = one_hot(1)[..., :3]
     assert float(teacher_loss(one_hot(0), taught, mask)) == pytest.approx(0.5)
     assert float(teacher_loss(one_hot(0), taught, 0 * mask)) == 0
+
+
+@pytest.mark.parametrize("blind", [0, 1])
+def test_views_are_not_held_to_what_one_of_them_did_not_see(blind):
+    probabilities = torch.stack([one_hot(1), one_hot(1)])
+    seen = torch.ones(2, 1, 1, SIDE, SIDE, dtype=torch.bool)
+    probabilities[blind, ..., :4] = 1 - probabilities[blind, ..., :4]  # they contradict each other in four columns
+    mask = torch.ones(1, 1, SIDE, SIDE)
+    assert float(consistency_loss(Ensemble(probabilities, seen), mask)) > 0
+    seen[blind, ..., :4] = False
+    assert float(consistency_loss(Ensemble(probabilities, seen), mask)) == 0

@@ -60,8 +60,13 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path
 def test_what_was_there_stays_where_writing_fails(tmp_path):
     path = tmp_path / "record.json"
     write_atomically(path, b"old")
-    with pytest.raises(OSError, match="full"), atomic_path(path) as temporary:
-        temporary.write_text("ne")
-        raise OSError("the disk is full")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
