@@ -127,7 +127,7 @@ def _config(options: argparse.Namespace, volumes: Sequence[Volume]) -> TrainingC
     """The config that the options ask for; without unlabelled volumes all time is the bootstrap's."""
     n_clean = sum(len(volume.clean_slices) for volume in volumes)
     n_unlabelled = sum(len(volume.unlabelled_slices) for volume in volumes)
-    changes: dict[str, Any] = {"look_again": False}  # nobody painted these slices
+    changes: dict[str, Any] = {"find_label_errors": False}  # nobody painted these slices
     if not n_unlabelled:
         changes["bootstrap_share"] = 1.0
     if options.budget:

@@ -176,31 +176,31 @@ def prepare(case: Case, device: torch.device) -> Callable[[], object]:
     if not case.method.endswith("-plain"):
         clean = _as_slices(clean, views)
     if case.part == "iteration":
-        return lambda: learner.weighted_step(unlabelled, clean, views)
+        return lambda: learner.meta_step(unlabelled, clean, views)
     return _weights_alone(learner, unlabelled, clean, views, case.part)
 
 
 def _weights_alone(
     learner: Learner, unlabelled: Batch, clean: Batch, views: tuple[View, ...], part: str
 ) -> Callable[[], object]:
-    """The parts of `Learner.weighted_step` that lead to the weights: it has no name for them together."""
+    """The parts of `Learner.meta_step` that lead to the weights: it has no name for them together."""
     batch = learner._in_views(unlabelled, views)
-    given = learner.clean_direction(clean)
+    given = learner.clean_gradient(clean)
 
     def tangent() -> object:
         return learner._weights(learner._tangent(batch, given), batch, batch.initial)
 
     def shared() -> object:
-        taught = learner._teacher_probability(batch.teacher)
-        found = learner._tangent(batch, learner.clean_direction(clean))
-        return learner._weights(found, batch, learner._pseudo_labels(taught, taught, views))
+        teacher_probability = learner._teacher_probability(batch.teacher)
+        found = learner._tangent(batch, learner.clean_gradient(clean))
+        return learner._weights(found, batch, learner._pseudo_labels(teacher_probability, teacher_probability, views))
 
     def virtual() -> object:
-        taught = learner._teacher_probability(batch.teacher)
+        teacher_probability = learner._teacher_probability(batch.teacher)
         _, probability = learner._student_probability(batch.student)
-        y_p = learner._pseudo_labels(probability.detach(), taught, views)
-        steadying = learner._steadying(probability, taught, batch, views)
-        _, direction = learner._gradient_at_virtual(learner._gradients(steadying), clean)
+        y_p = learner._pseudo_labels(probability.detach(), teacher_probability, views)
+        consistency = learner._view_consistency(probability, teacher_probability, batch, views)
+        _, direction = learner._gradient_at_virtual(learner._gradients(consistency), clean)
         return learner._weights(learner._tangent(batch, direction), batch, y_p)
 
     if part == "tangent":

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         volume = shrunk(load_volume(path, options.slices), options.shrink)
         volume, source = _with_errors(volume, kind, options.seed, options.shrink)
-        config = config_of(options, options.steps, initial_labels=source, look_again=False, preview_interval=600)
+        config = config_of(options, options.steps, initial_labels=source, find_label_errors=False, preview_interval=600)
         run = _run(volume, config, points, options.near / options.shrink, options.device)
         append_run(lines, {"key": key, "kind": kind, "seed": options.seed, **run})
         print(path.name, kind, f"{run['wrong']} wrong pixels, {run['seconds']:.0f} s", flush=True)
@@ -171,9 +171,9 @@ class _Probe:
     def watch(self, training: Training) -> None:
         """Look at a training whose initial labels are there."""
         self._training = training
-        training.publisher.maps = self.maps
+        training.prediction_writer.maps = self.maps
         slices = range(self._volume.n_slices)
-        self.initial = np.stack([training.pool.initial_slice((0, z)) for z in slices])
+        self.initial = np.stack([training.sampler.initial_slice((0, z)) for z in slices])
         self.truth = np.stack([training.task.class_indices(self._volume.label_slice(z)) for z in slices])
         self.wrong = self.initial != self.truth
         self.distance = _outline_distance(self.initial)
@@ -197,7 +197,7 @@ class _Probe:
         training = self._training
         assert training is not None
         predict = Predictor(training.learner.teacher.network, training.task.config, n_views=1)
-        predicted = np.stack([predict([training.pool.network_input((0, z))])[0][0].cpu().numpy() for z in slices])
+        predicted = np.stack([predict([training.sampler.network_input((0, z))])[0][0].cpu().numpy() for z in slices])
         agreed = np.take_along_axis(predicted, self.initial[slices][:, None].astype(np.int64), 1)[:, 0]
         return {PREDICTION: 1 - agreed, OUTLINE: -self.distance[slices]}
 

@@ -107,5 +107,8 @@ def test_an_unknown_preset_is_one_sentence():
 def test_a_parameter_of_an_earlier_version_is_left_out_of_what_was_stored_but_refused_where_a_person_gives_it():
     stored = {**TrainingConfig().model_dump(mode="json"), "nproc": 1}
     assert TrainingConfig.parse(stored) == TrainingConfig()
+    renamed = {"look_again": stored.pop("find_label_errors")}
+    assert TrainingConfig.parse({**stored, **renamed}) == TrainingConfig()
+    assert not TrainingConfig.parse({**stored, "look_again": False}).find_label_errors
     with pytest.raises(ValueError, match="no parameter 'nproc'"):
         TrainingConfig.parse({"nproc": "2"})

@@ -30,6 +30,8 @@ NETWORK_FIELDS = ("architecture", "features", "norm", "context", "shape_prior")
 
 #: Parameters that were, and may stand in stored files.
 _RETIRED = frozenset({"nproc"})
+#: Parameters that have another name now, as stored files may have them.
+_RENAMED = {"look_again": "find_label_errors"}
 
 InitialLabelSource = Literal["auto", "network", "interpolation", "propagation", "given"]
 LabelKind = Literal["auto", "classes", "instances"]
@@ -205,7 +207,7 @@ class TrainingConfig(BaseModel):
         "Weights",
         "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'.",
     )
-    look_again: bool = _field(
+    find_label_errors: bool = _field(
         True,
         "Weights",
         "At the end, show where the other clean slices contradict what was painted on a clean slice, if there are at "
@@ -244,9 +246,15 @@ class TrainingConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_retired(cls, values: Any) -> Any:
-        """Sessions, jobs and models that an earlier version wrote have parameters, numbers there, that are gone."""
-        is_stored = isinstance(values, Mapping)
-        return {k: v for k, v in values.items() if k not in _RETIRED or isinstance(v, str)} if is_stored else values
+        """Sessions, jobs and models that an earlier version wrote have parameters that are gone, or have another name.
+
+        Text was typed by somebody, who is told what there is.
+        """
+        if not isinstance(values, Mapping):
+            return values
+        stored = {k: v for k, v in values.items() if not isinstance(v, str)}
+        now = {_RENAMED.get(k, k): v for k, v in stored.items() if k not in _RETIRED}
+        return {k: v for k, v in values.items() if isinstance(v, str)} | now
 
     @field_validator("features", "zoom_in", "zoom_out", mode="before")
     @classmethod

@@ -35,7 +35,7 @@ from napari_mlbseg.method.memory_layout import usual_layout
 
 __all__ = [
     "PixelWeights",
-    "alignment",
+    "directional_loss_derivative",
     "logit_difference",
     "logit_tangent",
     "normalised_weights",
@@ -164,7 +164,7 @@ def _length(values: Mapping[str, Tensor]) -> float:
     return float(torch.stack([value.detach().square().sum() for value in values.values()]).sum().sqrt())
 
 
-def alignment(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:
+def directional_loss_derivative(logits: Tensor, tangent: Tensor, labels: Tensor) -> Tensor:
     """Derivative of each pixel's cross-entropy along the clean gradient, (B, H, W).
 
     Positive where learning the pixel's label helps on clean data. `labels` are class probabilities (B, K, H, W),

@@ -119,7 +119,7 @@ class ShapePrior:
         distances = np.stack([signed_distance(labels == k) for k in range(1, n_classes)])
         return torch.from_numpy(np.clip(distances / self.reach, -_LIMIT, _LIMIT))
 
-    def doubted(self, prior: Tensor, generator: torch.Generator) -> Tensor:
+    def perturb_prior(self, prior: Tensor, generator: torch.Generator) -> Tensor:
         """Bend, shift and sometimes withhold the prior of each sample, (B, K - 1, H, W)."""
         if not self.channels:
             return prior

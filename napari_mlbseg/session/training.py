@@ -28,7 +28,7 @@ __all__ = ["SessionState", "TrainedVolumes"]
 
 #: What turns a training into the prediction of slices that one had no time for: only of large volumes are there such,
 #: and of these one view is all that anybody would wait for.
-_NO_LEARNING = {"steps": 0, "bootstrap_steps": 0, "time_budget": None, "n_views_predict": 1, "look_again": False}
+_NO_LEARNING = {"steps": 0, "bootstrap_steps": 0, "time_budget": None, "n_views_predict": 1, "find_label_errors": False}
 
 _SECONDS_TO_DIE = 5.0  # of a worker that was killed
 _LOOK_SECONDS = 0.005  # between looks whether a worker was started

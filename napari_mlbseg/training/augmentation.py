@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_mlbseg.training.slices import pad_to
 
-__all__ = ["Batch", "Sample", "Sampler"]
+__all__ = ["Batch", "Sample", "PatchSampler"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sample:
     origin: tuple[int, int] = (0, 0)
 
 
-class Sampler:
+class PatchSampler:
     """Draws patches from slices.
 
     Parameters

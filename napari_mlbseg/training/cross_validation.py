@@ -131,7 +131,7 @@ def _unmarked(task: SegmentationTask, key: Key, seconds: float | None) -> Segmen
     clean[key[1]] = False
     volumes[key[0]] = replace(volumes[key[0]], clean=clean)
     # unvalidated: the share of a short time budget may be shorter than a budget may be
-    changes = {"time_budget": seconds, "preview_interval": _LONGEST_INTERVAL, "look_again": False}
+    changes = {"time_budget": seconds, "preview_interval": _LONGEST_INTERVAL, "find_label_errors": False}
     config = task.config.model_copy(update=changes)
     return replace(task, volumes=tuple(volumes), config=config)
 

@@ -17,29 +17,29 @@ from napari_mlbseg.initial_labels.selection import Guesses
 from napari_mlbseg.method.normalisation import WHOLE_SIDE, needs_tiling
 from napari_mlbseg.method.shape_prior import ShapePrior, confidence_at_distance, typical_label_error_px
 from napari_mlbseg.task import SegmentationTask
-from napari_mlbseg.training.augmentation import Batch, Sample, Sampler
+from napari_mlbseg.training.augmentation import Batch, PatchSampler, Sample
 from napari_mlbseg.training.networks import size_divisor
 from napari_mlbseg.training.slices import SliceStore, round_up
 
-__all__ = ["Drawn", "Key", "Pool"]
+__all__ = ["SampledBatch", "Key", "SliceSampler"]
 
 Key = tuple[int, int]  # number of the volume, and the slice
 _CACHED_PRIORS = 256
 _CACHED_BYTES = 2**28  # of priors, and of clean slices' labels
-_PIECE = WHOLE_SIDE // 2  # side of the parts in which large slices are weighed
+_TILE_SIDE = WHOLE_SIDE // 2  # side of the parts in which large slices are weighed
 _REACH = 1.6  # sides of what a turned, shrunken and bent patch shows, in sides of the patch
 _ON_FOREGROUND = 0.7  # share of the patches that are put around a pixel of the foreground
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledBatch:
     """A batch, and the slices it shows."""
 
     keys: list[Key]
     batch: Batch
 
 
-class Pool:
+class SliceSampler:
     """Draws batches of clean and of unlabelled slices.
 
     Parameters
@@ -57,12 +57,12 @@ class Pool:
         Normalised slices of each volume.
     initial : list of (LabelStack or None)
         y^n of each volume as class indices; see `set_initial_labels`.
-    anchored : list of bool
+    from_own_annotation : list of bool
         Whether a volume's y^n was interpolated or propagated from its own clean slices.
     is_known_beforehand : list of bool
         Whether there was a y^n of it before the network had learnt anything.
     withheld : frozenset of (int, int)
-        Clean slices that are not drawn: the network is measured on them.
+        Clean slices that are not sampled: the network is measured on them.
     prior : ShapePrior
     """
 
@@ -73,14 +73,14 @@ class Pool:
         n_volumes = len(task.volumes)
         self.stores = [SliceStore(volume, task.config.context, device, n_volumes) for volume in task.volumes]
         self.initial: list[LabelStack | None] = [None] * n_volumes
-        self.anchored = [False] * n_volumes
+        self.from_own_annotation = [False] * n_volumes
         self.is_known_beforehand = [False] * n_volumes
         self.withheld: frozenset[Key] = frozenset()
         self._guesses: Mapping[str, Guesses] = {}
         self.clean: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.clean_slices]
         self.unlabelled: list[Key] = [(i, z) for i, v in enumerate(task.volumes) for z in v.unlabelled_slices]
         self.patch = self._patch_size()
-        self._sampler = Sampler(self.patch, task.n_classes, generator)
+        self._patches = PatchSampler(self.patch, task.n_classes, generator)
         self._is_clean = frozenset(self.clean)
         largest = max(math.prod(volume.slice_shape) for volume in task.volumes)
         dtype = index_dtype(task.n_classes)
@@ -95,15 +95,15 @@ class Pool:
     def set_initial_labels(
         self,
         labels: Sequence[LabelStack | None],
-        anchored: Sequence[bool],
+        from_own_annotation: Sequence[bool],
         guesses: Mapping[str, Guesses] | None = None,
     ) -> None:
         """y^n of each volume as class indices; None where they are not known yet.
 
-        `anchored` says whether they were interpolated or propagated from the volume's own clean slices. Where labels of
-        some slices are known, only these are drawn from then on.
+        `from_own_annotation` says whether they were interpolated or propagated from the volume's own clean slices.
+        Where labels of some slices are known, only these are sampled from then on.
         """
-        self.initial, self.anchored = list(labels), list(anchored)
+        self.initial, self.from_own_annotation = list(labels), list(from_own_annotation)
         if guesses is not None:
             self._guesses = guesses
         self._prior_of.cache_clear()
@@ -113,23 +113,23 @@ class Pool:
     def draw_clean(self, n: int, *, augment: bool) -> Batch:
         """`n` patches of clean slices with the user's labels."""
         samples = [self._sample(key) for key in self._pick([k for k in self.clean if k not in self.withheld], n)]
-        return self._sampler.augmented(samples) if augment else self._sampler.plain(samples)
+        return self._patches.augmented(samples) if augment else self._patches.plain(samples)
 
-    def draw_unlabelled(self, n: int) -> Drawn:
+    def draw_unlabelled(self, n: int) -> SampledBatch:
         """`n` patches of unlabelled slices with their initial labels, not augmented: their views are."""
         keys = self._pick(self.unlabelled, n)
-        return Drawn(keys, self._sampler.plain([self._sample(key) for key in keys]))
+        return SampledBatch(keys, self._patches.plain([self._sample(key) for key in keys]))
 
     def clean_patch(self, key: Key) -> Batch:
         """One patch of a clean slice, not augmented."""
-        return self._sampler.plain([self._sample(key)])
+        return self._patches.plain([self._sample(key)])
 
-    def pieces(self, key: Key) -> Iterator[Batch]:
+    def tiles(self, key: Key) -> Iterator[Batch]:
         """One whole slice with its initial labels, padded to what the network takes; a large one part by part."""
         divisor, shape = size_divisor(self.task.config), self.task.volumes[key[0]].slice_shape
-        sides = [min(side, _PIECE) for side in shape] if needs_tiling(shape) else list(shape)
+        sides = [min(side, _TILE_SIDE) for side in shape] if needs_tiling(shape) else list(shape)
         padded = tuple(max(round_up(side, divisor), 2 * divisor) for side in sides)
-        sampler = Sampler((padded[0], padded[1]), self.task.n_classes, self.generator)
+        sampler = PatchSampler((padded[0], padded[1]), self.task.n_classes, self.generator)
         for top in range(0, shape[0], sides[0]):
             for left in range(0, shape[1], sides[1]):
                 rows = slice(top, min(top + sides[0], shape[0]))
@@ -137,18 +137,18 @@ class Pool:
                 centre = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
                 yield sampler.plain([self._cut(key, rows, columns, centre)])
 
-    def n_pieces(self, number: int) -> int:
-        """How many parts `pieces` makes of a slice of a volume."""
+    def n_tiles(self, number: int) -> int:
+        """How many parts `tiles` makes of a slice of a volume."""
         shape = self.task.volumes[number].slice_shape
-        return math.prod(-(-side // _PIECE) for side in shape) if needs_tiling(shape) else 1
+        return math.prod(-(-side // _TILE_SIDE) for side in shape) if needs_tiling(shape) else 1
 
-    def doubted(self, batch: Batch) -> Tensor:
+    def perturbed(self, batch: Batch) -> Tensor:
         """What the student sees of a batch in training: the image, and the prior bent at random."""
-        return torch.cat([batch.image, self.bent(batch.prior)], 1)
+        return torch.cat([batch.image, self.deform_prior(batch.prior)], 1)
 
-    def bent(self, prior: Tensor) -> Tensor:
+    def deform_prior(self, prior: Tensor) -> Tensor:
         """A prior (B, K - 1, H, W), bent at random and sometimes withheld."""
-        return self.prior.doubted(prior, self.generator)
+        return self.prior.perturb_prior(prior, self.generator)
 
     def network_input(self, key: Key) -> Tensor:
         """What the network sees of a slice when it predicts, (C + K - 1, Y, X)."""
@@ -179,7 +179,7 @@ class Pool:
     def blind_labels(self, key: Key) -> np.ndarray | None:
         """y^n (Y, X) that a clean slice would have were it not clean; None where nothing would be known."""
         volume = self.task.volumes[key[0]]
-        if not self.anchored[key[0]]:
+        if not self.from_own_annotation[key[0]]:
             given = volume.initial_labels if self.task.config.initial_labels in ("given", "auto") else None
             return None if given is None else self.task.class_indices(np.asarray(given[key[1]]))
         guessed = self._guesses.get(volume.name, {}).get(key[1])
@@ -190,14 +190,14 @@ class Pool:
         clean = self.task.volumes[key[0]].clean_slices
         if not self.is_known_beforehand[key[0]]:
             return False
-        return not self.anchored[key[0]] or clean[0] < key[1] < clean[-1]
+        return not self.from_own_annotation[key[0]] or clean[0] < key[1] < clean[-1]
 
     def initial_share(self, key: Key, *, blind: bool = False) -> float:
         """Share of y^n in what is shown of a slice: it falls with the distance to the nearest clean slice.
 
         `blind`: as if the slice itself were not clean.
         """
-        if not self.anchored[key[0]]:
+        if not self.from_own_annotation[key[0]]:
             return 0.0
         volume = self.task.volumes[key[0]]
         across, *in_plane = volume.spacing

@@ -18,7 +18,7 @@ from napari_mlbseg.method.normalisation import needs_tiling
 from napari_mlbseg.method.shape_prior import blended, soft_labels
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
 from napari_mlbseg.training.checkpoint import LearntFrom
-from napari_mlbseg.training.dataset import Key, Pool
+from napari_mlbseg.training.dataset import Key, SliceSampler
 from napari_mlbseg.training.inference import Predictor
 
 __all__ = ["Evidence"]
@@ -33,7 +33,7 @@ class Evidence:
 
     Parameters
     ----------
-    pool : Pool
+    sampler : SliceSampler
         With its initial labels set.
     network : torch.nn.Module
         The one that is shown.
@@ -49,16 +49,16 @@ class Evidence:
     """
 
     def __init__(
-        self, pool: Pool, network: nn.Module, earlier: LearntFrom | None = None, *, withholds: bool = True
+        self, sampler: SliceSampler, network: nn.Module, earlier: LearntFrom | None = None, *, withholds: bool = True
     ) -> None:
-        self._pool, self._task, self._network = pool, pool.task, network
+        self._sampler, self._task, self._network = sampler, sampler.task, network
         self._is_warm = earlier is not None
         known = () if earlier is None else earlier.better
         self.better = np.array([k == 0 or value in known for k, value in enumerate(self._task.class_values)])
         self._scores: tuple[float, float] | None = None  # mean Dice of the network and of the initial labels
-        pool.withheld = frozenset(self._chosen(None if earlier is None else earlier.slices) if withholds else ())
-        self._n_withheld = len(pool.withheld)
-        shapes = [self._task.volumes[number].slice_shape for number, _ in pool.withheld]
+        sampler.withheld = frozenset(self._chosen(None if earlier is None else earlier.slices) if withholds else ())
+        self._n_withheld = len(sampler.withheld)
+        shapes = [self._task.volumes[number].slice_shape for number, _ in sampler.withheld]
         self._due = [*([0.0] if self._is_warm else []), *(_CHECKS[-1:] if any(map(needs_tiling, shapes)) else _CHECKS)]
 
     def check(self, fraction: float, steps: int) -> None:
@@ -69,20 +69,20 @@ class Evidence:
 
     def compare(self, steps: int) -> None:
         """Compare now; nothing is withheld any more once the network is better in every class that can be compared."""
-        if not self._pool.withheld or not (steps >= _FEWEST_STEPS or self._is_warm):
+        if not self._sampler.withheld or not (steps >= _FEWEST_STEPS or self._is_warm):
             return
         network, initial = self._dice()
         shown = np.isfinite(initial)
         self.better[1:] = (network > initial)[1:]  # nan, where nothing can be compared, is not better
         self._scores = float(network[shown].mean()), float(initial[shown].mean())
         if self.better[shown].all():
-            self._pool.withheld = frozenset()
+            self._sampler.withheld = frozenset()
 
     @property
     def learnt(self) -> LearntFrom:
         """What the network has learnt from, and for which label numbers it is better."""
         slices = {
-            volume.name: [z for z in volume.clean_slices if (number, z) not in self._pool.withheld]
+            volume.name: [z for z in volume.clean_slices if (number, z) not in self._sampler.withheld]
             for number, volume in enumerate(self._task.volumes)
         }
         return LearntFrom(slices, [v for v, better in zip(self._task.class_values, self.better, strict=True) if better])
@@ -90,11 +90,11 @@ class Evidence:
     @property
     def initial_labels_stand(self) -> bool:
         """Whether initial labels are shown for some class."""
-        return any(self._pool.is_known_beforehand) and not self.better.all()
+        return any(self._sampler.is_known_beforehand) and not self.better.all()
 
     def __str__(self) -> str:
         """What is shown, and why, in a sentence; empty where there were no initial labels to compare with."""
-        if not any(self._pool.is_known_beforehand):
+        if not any(self._sampler.is_known_beforehand):
             return ""
         values = [str(value) for value, better in zip(self._task.class_values, self.better, strict=True) if better][1:]
         if self.better.all():
@@ -127,12 +127,12 @@ class Evidence:
         n_classes = self._task.n_classes
         common, total, painted = np.zeros((2, n_classes)), np.zeros((2, n_classes)), np.zeros(n_classes)
         predictor = Predictor(self._network, self._task.config, n_views=1)
-        for key in sorted(self._pool.withheld):
-            truth, initial = self._pool.clean_labels(key), self._pool.blind_labels(key)
+        for key in sorted(self._sampler.withheld):
+            truth, initial = self._sampler.clean_labels(key), self._sampler.blind_labels(key)
             assert initial is not None  # else it would not have been chosen
-            probability, _ = predictor([self._pool.seen_with(key, initial)])
-            soft = soft_labels(self._pool.prior.distances(initial, n_classes)[None])
-            share = torch.tensor([self._pool.initial_share(key, blind=True)])
+            probability, _ = predictor([self._sampler.seen_with(key, initial)])
+            soft = soft_labels(self._sampler.prior.distances(initial, n_classes)[None])
+            share = torch.tensor([self._sampler.initial_share(key, blind=True)])
             shown = most_likely(blended(probability, soft, share))[0].cpu().numpy()
             painted += np.bincount(truth.ravel(), minlength=n_classes)
             for i, found in enumerate((shown, initial)):
@@ -147,15 +147,15 @@ class Evidence:
 
         None that alone shows a class, and none that the network has `learnt` from, which for None may be any.
         """
-        clean, volumes = self._pool.clean, self._task.volumes
+        clean, volumes = self._sampler.clean, self._task.volumes
         if len(clean) < FEWEST_TO_LEAVE_OUT or (self._is_warm and learnt is None):
             return []
-        classes = {key: set(np.unique(self._pool.clean_labels(key)).tolist()) - {0} for key in clean}
+        classes = {key: set(np.unique(self._sampler.clean_labels(key)).tolist()) - {0} for key in clean}
         shown_by = [sum(k in found for found in classes.values()) for k in range(self._task.n_classes)]
         candidates = [
             key
             for key in clean
-            if self._pool.is_comparable(key)
+            if self._sampler.is_comparable(key)
             and (learnt is None or key[1] not in learnt.get(volumes[key[0]].name, ()))
             and classes[key]
             and all(shown_by[k] > 1 for k in classes[key])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from napari_mlbseg.initial_labels.known import is_out_of_core
 from napari_mlbseg.method.normalisation import needs_tiling
 from napari_mlbseg.task import FEWEST_TO_LEAVE_OUT
-from napari_mlbseg.training.dataset import Pool
+from napari_mlbseg.training.dataset import SliceSampler
 from napari_mlbseg.training.inference import Predictor, probe
 from napari_mlbseg.training.schedule import Schedule
 from napari_mlbseg.training.step import Learner
@@ -28,7 +28,7 @@ class InferenceBudget:
 
     Parameters
     ----------
-    pool : Pool
+    sampler : SliceSampler
     learner : Learner
     schedule : Schedule
     wanted : callable
@@ -36,10 +36,10 @@ class InferenceBudget:
     """
 
     def __init__(
-        self, pool: Pool, learner: Learner, schedule: Schedule, wanted: Callable[[int], Sequence[int]]
+        self, sampler: SliceSampler, learner: Learner, schedule: Schedule, wanted: Callable[[int], Sequence[int]]
     ) -> None:
-        self._pool, self._learner, self._schedule = pool, learner, schedule
-        self._volumes, self._config = pool.task.volumes, pool.task.config
+        self._sampler, self._learner, self._schedule = sampler, learner, schedule
+        self._volumes, self._config = sampler.task.volumes, sampler.task.config
         self._wanted = wanted
         self._slices: list[tuple[float, float]] = []  # seconds to predict and to weigh a slice of each volume, together
 
@@ -95,11 +95,11 @@ class InferenceBudget:
 
     def looking_seconds(self) -> float:
         """Seconds that it takes to look again at what is painted; 0 where there is nothing to do."""
-        if not self._slices or not self._config.look_again or len(self._pool.clean) < FEWEST_TO_LEAVE_OUT:
+        if not self._slices or not self._config.find_label_errors or len(self._sampler.clean) < FEWEST_TO_LEAVE_OUT:
             return 0.0
-        if any(needs_tiling(self._volumes[number].slice_shape) for number, _ in self._pool.clean):
+        if any(needs_tiling(self._volumes[number].slice_shape) for number, _ in self._sampler.clean):
             return 0.0  # gradients of whole slices would take more memory than anything else
-        weighing = sum(self._slices[number][1] for number, _ in self._pool.clean)
+        weighing = sum(self._slices[number][1] for number, _ in self._sampler.clean)
         return _LOOKING * weighing
 
     def _is_large(self, number: int) -> bool:
@@ -110,27 +110,27 @@ class InferenceBudget:
 
         Of large slices only a part is predicted in one view, and a part is weighed.
         """
-        direction = self._learner.clean_direction(self._pool.draw_clean(1, augment=False))
+        direction = self._learner.clean_gradient(self._sampler.draw_clean(1, augment=False))
         measured: dict[tuple[int, ...], tuple[float, float]] = {}
         for number in range(len(self._volumes)):
             if not self._wanted(number):
                 self._slices.append((0.0, 0.0))
                 continue
-            piece, n_pieces = next(self._pool.pieces((number, 0))), self._pool.n_pieces(number)
-            shape = (*piece.image.shape, n_pieces)
+            tile, n_tiles = next(self._sampler.tiles((number, 0))), self._sampler.n_tiles(number)
+            shape = (*tile.image.shape, n_tiles)
             if shape not in measured:
-                weighing = n_pieces * _seconds(self._learner.weights, piece, direction)
+                weighing = n_tiles * _seconds(self._learner.weights, tile, direction)
                 measured[shape] = self._seconds_to_predict(number), weighing
             self._slices.append(measured[shape])
 
     def _seconds_to_predict(self, number: int) -> float:
         """Seconds to predict a slice of a volume with all views, and to write it."""
         volume, n_views = self._volumes[number], self._config.n_views_predict
-        part, times = probe(self._pool.network_input((number, 0)))
+        part, times = probe(self._sampler.network_input((number, 0)))
         predictor = Predictor(self._learner.teacher.network, self._config, n_views if times == 1 else 1)
         n = min(predictor.batch_size(volume.slice_shape), volume.n_slices)
         if times == 1:
-            seconds = _seconds(predictor, [self._pool.network_input((number, z)) for z in range(n)]) / n
+            seconds = _seconds(predictor, [self._sampler.network_input((number, z)) for z in range(n)]) / n
         else:
             seconds = _seconds(predictor, [part]) * times * n_views
         return seconds + _WRITE_SECONDS * max(1.0, math.prod(volume.slice_shape) / _WRITTEN_PIXELS)

@@ -55,17 +55,17 @@ class InitialWriter:
         slices = _known(volume, labels) or volume.clean_slices
         yield from self._write(volume, labels, sorted(slices, key=lambda z: abs(z - (volume.focus or 0))), end)
 
-    def write_rest(self, volume: Volume, labels: LabelStack | None, unreached: Collection[int]) -> Iterator[Preview]:
+    def write_rest(self, volume: Volume, labels: LabelStack | None, unpredicted: Collection[int]) -> Iterator[Preview]:
         """Write what `write` left: of a large volume for as long as the time budget lasts.
 
-        Where slices were `unreached` by the predictions, they are the pseudo-labels, too, and come first.
+        Where slices were `unpredicted` by the predictions, they are the pseudo-labels, too, and come first.
         """
         budget = self._task.config.time_budget
         end = math.inf if budget is None or not is_out_of_core(volume) else self._start + budget
         for is_predicted in (False, True):
             if time.monotonic() < end:
                 left = set(_known(volume, labels) or volume.clean_slices) - self._written[volume.name]
-                slices = sorted(left.difference(unreached) if is_predicted else left.intersection(unreached))
+                slices = sorted(left.difference(unpredicted) if is_predicted else left.intersection(unpredicted))
                 if slices:
                     yield from self._write(volume, labels, slices, end, ("initial_labels",) if is_predicted else _BOTH)
 

@@ -16,11 +16,11 @@ from napari_mlbseg.events import Event, Preview, Progress, Stage
 from napari_mlbseg.method.ensemble import most_likely
 from napari_mlbseg.method.shape_prior import blended, soft_labels
 from napari_mlbseg.method.views import View
-from napari_mlbseg.training.dataset import Drawn, Key, Pool
+from napari_mlbseg.training.dataset import Key, SampledBatch, SliceSampler
 from napari_mlbseg.training.evidence import Evidence
 from napari_mlbseg.training.inference import PREDICTED, Predictor, in_batches, write_slices
 from napari_mlbseg.training.inference_budget import InferenceBudget
-from napari_mlbseg.training.label_errors import LookAgain, stroke_doubt
+from napari_mlbseg.training.label_errors import LabelErrorFinder, label_error_probability
 from napari_mlbseg.training.label_planes import link_slices
 from napari_mlbseg.training.progress import PreviewOrder
 from napari_mlbseg.training.results import Results
@@ -29,7 +29,7 @@ from napari_mlbseg.training.slice_statistics import Statistics, slice_statistics
 from napari_mlbseg.training.step import Learner, StepReport
 from napari_mlbseg.training.weight_maps import WeightMaps, on_slice
 
-__all__ = ["Publisher"]
+__all__ = ["PredictionWriter"]
 
 _WEIGHTS = ("weight_initial", "weight_pseudo")
 _MAX_CLEAN = 8  # clean slices whose gradient weighs the pixels that no step visited
@@ -45,12 +45,12 @@ class _Predicted(NamedTuple):
     n_views: int = 1
 
 
-class Publisher:
+class PredictionWriter:
     """Predicts slices of a training's volumes and writes them into its results.
 
     Parameters
     ----------
-    pool : Pool
+    sampler : SliceSampler
     learner : Learner
         Its teacher, the student's average, is what is shown.
     results : Results
@@ -64,7 +64,7 @@ class Publisher:
     ----------
     maps : WeightMaps
         Running means of the weights.
-    unreached : dict of int to list of int
+    unpredicted : dict of int to list of int
         By number of the volume, slices that `final` had no time for.
     evidence : Evidence, optional
         For which classes the network is shown where there are initial labels; by default for all.
@@ -74,41 +74,41 @@ class Publisher:
 
     def __init__(
         self,
-        pool: Pool,
+        sampler: SliceSampler,
         learner: Learner,
         results: Results,
         schedule: Schedule,
         order: PreviewOrder,
         only: Collection[Key] | None = None,
     ) -> None:
-        self.task = pool.task
-        self._pool, self._learner, self._results = pool, learner, results
+        self.task = sampler.task
+        self._sampler, self._learner, self._results = sampler, learner, results
         self._schedule, self._order = schedule, order
         self._only = None if only is None else frozenset(only)
         self.maps = WeightMaps()
-        self.costs = InferenceBudget(pool, learner, schedule, self._wanted)
+        self.costs = InferenceBudget(sampler, learner, schedule, self._wanted)
         self._direction: dict[str, Tensor] | None = None  # clean gradient for pixels that no step visited
-        self.unreached: dict[int, list[int]] = {}
+        self.unpredicted: dict[int, list[int]] = {}
         self.evidence: Evidence | None = None
 
     @property
-    def n_unreached(self) -> int:
+    def n_unpredicted(self) -> int:
         """Slices that `final` had no time for."""
-        return sum(map(len, self.unreached.values()))
+        return sum(map(len, self.unpredicted.values()))
 
     @property
     def network(self) -> nn.Module:
         """The network that is shown and saved."""
         return self._learner.teacher.network
 
-    def remember(self, drawn: Drawn, report: StepReport, views: Sequence[View]) -> None:
+    def accumulate_weights(self, sampled: SampledBatch, report: StepReport, views: Sequence[View]) -> None:
         """Add a step's weights to the running means of the slices that it saw."""
         initial, pseudo = on_slice(report.weights, views)
-        for i, key in enumerate(drawn.keys):
+        for i, key in enumerate(sampled.keys):
             if not self._is_wanted(key):  # a map takes 12 bytes a pixel
                 continue
             shape = self.task.volumes[key[0]].slice_shape
-            self.maps.add(key, shape, drawn.batch.corners[i], initial[i], pseudo[i])
+            self.maps.add(key, shape, sampled.batch.corners[i], initial[i], pseudo[i])
 
     def preview(self, stage: Stage, seconds: float) -> Iterator[Event]:
         """Predict slices as they are for about `seconds`, the one in view first, going on where the last call ended."""
@@ -120,11 +120,11 @@ class Publisher:
                 break
         self.reserve_final(self.maps.visited)
 
-    def final(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
+    def predict_all(self, trained: bool, stops: Callable[[], bool]) -> Iterator[Event]:
         """Predict every slice with all views and complete its weight maps; ends early if `stops` says so.
 
         Without training, the initial labels are the better answer and stand. If time is short, fewer views are averaged
-        and pixels that no step visited keep the weight 0; if even that does not suffice, slices are left: `unreached`.
+        and pixels that no step visited keep the weight 0; if even that does not suffice, slices stay `unpredicted`.
         """
         began, done, slowest = self._schedule.seconds, 0, 0.0
         total = sum(len(self._wanted(number)) for number in range(len(self.task.volumes)))
@@ -134,7 +134,7 @@ class Publisher:
                 if stops():
                     return
                 if self.costs.is_overdue(number, len(slices), slowest):
-                    self.unreached.setdefault(number, []).extend(slices)
+                    self.unpredicted.setdefault(number, []).extend(slices)
                     continue
                 began_batch = self._schedule.seconds
                 self._visit([(number, z) for z in self._to_visit(number, slices, total - done)])
@@ -164,7 +164,7 @@ class Publisher:
         """Keep the time free that `final` will take; see `InferenceBudget.reserve`."""
         self.costs.reserve(self.maps, training_visits)
 
-    def look_again(self, stops: Callable[[], bool]) -> Iterator[Event]:
+    def find_label_errors(self, stops: Callable[[], bool]) -> Iterator[Event]:
         """Write where the other clean slices contradict what is painted on each; the predictions came first.
 
         Where there are too few clean slices, or too little time is left, nothing is written: a part of them would look
@@ -173,7 +173,7 @@ class Publisher:
         needed = self.costs.looking_seconds()
         if not needed or self._schedule.remaining < needed or stops():
             return
-        look = LookAgain(self._pool, self._learner)
+        look = LabelErrorFinder(self._sampler, self._learner)
         for number, volume in enumerate(self.task.volumes):
             for z in (z for z in self._order.outwards(number) if volume.clean[z]):
                 if stops():
@@ -231,7 +231,7 @@ class Publisher:
             predicted.probability,
             predicted.agreement if predicted.n_views > 1 else None,
             network=predicted.network,
-            initial=[self._pool.initial_slice(key) for key in keys],
+            initial=[self._sampler.initial_slice(key) for key in keys],
             weights=[mean if self.maps.covers(key) else None for key, mean in zip(keys, weights, strict=True)],
         )
 
@@ -241,14 +241,14 @@ class Publisher:
         They are one more, independent opinion: where the network errs, they mostly do not, and the other way round. And
         they err the more the farther away the nearest clean slice is, which the network does not.
         """
-        probability, agreement = predictor([self._pool.network_input((number, z)) for z in slices])
+        probability, agreement = predictor([self._sampler.network_input((number, z)) for z in slices])
         network = most_likely(probability)
-        known = [self._pool.initial_slice((number, z)) for z in slices]
+        known = [self._sampler.initial_slice((number, z)) for z in slices]
         doubt = self._doubt(number, slices, probability, known)
-        if self._pool.is_known_beforehand[number]:
-            priors = [self._pool.prior.distances(p, self.task.n_classes) for p in known if p is not None]
+        if self._sampler.is_known_beforehand[number]:
+            priors = [self._sampler.prior.distances(p, self.task.n_classes) for p in known if p is not None]
             better = None if self.evidence is None else self.evidence.better
-            share = torch.tensor([self._pool.initial_share((number, z)) for z in slices])
+            share = torch.tensor([self._sampler.initial_share((number, z)) for z in slices])
             probability = blended(probability, soft_labels(torch.stack(priors)), share, better)
         return _Predicted(probability, agreement, network, doubt, len(predictor.views))
 
@@ -264,7 +264,7 @@ class Publisher:
         if any(plane is None for plane in known):
             return None
         labels = torch.from_numpy(np.stack([plane for plane in known if plane is not None]).astype(np.int64))
-        doubt = stroke_doubt(probability, labels.to(probability.device))
+        doubt = label_error_probability(probability, labels.to(probability.device))
         clean = self.task.volumes[number].clean
         doubt[[i for i, z in enumerate(slices) if clean[z]]] = 0
         return doubt
@@ -277,18 +277,18 @@ class Publisher:
 
     def _visit(self, keys: Sequence[Key]) -> None:
         """Weigh slices without learning from them."""
-        generators, seed = (self._pool.generator, self._learner.generator), self.task.config.seed
+        generators, seed = (self._sampler.generator, self._learner.generator), self.task.config.seed
         if keys and self._direction is None:
             with _seeded(generators, seed):
-                clean = self._pool.draw_clean(min(_MAX_CLEAN, len(self._pool.clean)), augment=False)
-                self._direction = self._learner.clean_direction(clean)
+                clean = self._sampler.draw_clean(min(_MAX_CLEAN, len(self._sampler.clean)), augment=False)
+                self._direction = self._learner.clean_gradient(clean)
         for key in keys:
             assert self._direction is not None
             shape = self.task.volumes[key[0]].slice_shape
             with _seeded(generators, seed, *key):
-                for piece in self._pool.pieces(key):
-                    initial, pseudo = on_slice(self._learner.weights(piece, self._direction), [View()])
-                    self.maps.add(key, shape, piece.corners[0], initial[0], pseudo[0])
+                for tile in self._sampler.tiles(key):
+                    initial, pseudo = on_slice(self._learner.weights(tile, self._direction), [View()])
+                    self.maps.add(key, shape, tile.corners[0], initial[0], pseudo[0])
 
     def _wanted(self, number: int) -> list[int]:
         """Slices of a volume that the final pass predicts, the one in view first."""
@@ -300,7 +300,7 @@ class Publisher:
     def _initial_probability(self, number: int, slices: Sequence[int]) -> _Predicted:
         """Initial labels as probabilities (B, K, Y, X), and full agreement (B, Y, X)."""
         shape = self.task.volumes[number].slice_shape
-        known = [self._pool.initial_slice((number, z)) for z in slices]
+        known = [self._sampler.initial_slice((number, z)) for z in slices]
         labels = np.stack([np.zeros(shape, np.int64) if plane is None else plane for plane in known])
         one_hot = F.one_hot(torch.from_numpy(labels.astype(np.int64)), self.task.n_classes)
         return _Predicted(one_hot.movedim(-1, 1).float(), torch.ones(labels.shape))

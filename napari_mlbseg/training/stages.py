@@ -17,7 +17,7 @@ from napari_mlbseg.method.ensemble import most_likely
 from napari_mlbseg.method.views import sample_views
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume
 from napari_mlbseg.training.checkpoint import Model, learnt_from, save_model, warm_start
-from napari_mlbseg.training.dataset import Key, Pool
+from napari_mlbseg.training.dataset import Key, SliceSampler
 from napari_mlbseg.training.devices import describe_device, find_device
 from napari_mlbseg.training.evidence import Evidence
 from napari_mlbseg.training.inference import Predictor, in_batches
@@ -25,7 +25,7 @@ from napari_mlbseg.training.initial_label_writer import InitialWriter
 from napari_mlbseg.training.label_planes import instance_note
 from napari_mlbseg.training.memory import peak_memory
 from napari_mlbseg.training.networks import build_network
-from napari_mlbseg.training.prediction_writer import Publisher
+from napari_mlbseg.training.prediction_writer import PredictionWriter
 from napari_mlbseg.training.progress import PreviewOrder, ProgressReporter, bit_reversed_order
 from napari_mlbseg.training.results import Results
 from napari_mlbseg.training.schedule import Schedule
@@ -71,20 +71,22 @@ class Training:
         config = task.config
         self.task = task
         self._rng = torch.Generator().manual_seed(config.seed)
-        self._pool = Pool(task, self._device, self._rng)
+        self._sampler = SliceSampler(task, self._device, self._rng)
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = self._previous is not None and warm_start(network, self._previous)
-        self._learner = Learner(network, config, self._device, self._pool.doubted)
-        self._schedule = Schedule(config, max(1, len(self._pool.unlabelled) // config.batch_size), self._start)
+        self._learner = Learner(network, config, self._device, self._sampler.perturbed)
+        self._schedule = Schedule(config, max(1, len(self._sampler.unlabelled) // config.batch_size), self._start)
         self._progress = ProgressReporter(self._schedule)
         order = PreviewOrder(task, self._focus)
-        self._publisher = Publisher(self._pool, self._learner, self._results, self._schedule, order, self._only)
+        self._prediction_writer = PredictionWriter(
+            self._sampler, self._learner, self._results, self._schedule, order, self._only
+        )
         self._bootstrap_step = self._step = 0
 
     @property
-    def pool(self) -> Pool:
+    def sampler(self) -> SliceSampler:
         """What the training draws from."""
-        return self._pool
+        return self._sampler
 
     @property
     def learner(self) -> Learner:
@@ -92,15 +94,15 @@ class Training:
         return self._learner
 
     @property
-    def publisher(self) -> Publisher:
+    def prediction_writer(self) -> PredictionWriter:
         """What it shows."""
-        return self._publisher
+        return self._prediction_writer
 
     def initial_labels(self, known: Mapping[str, LabelStack | None]) -> Iterator[Event]:
         """Take what is known, improved by propagation where that is wanted or measured to be better."""
         config = self.task.config
         facts = {"device": describe_device(self._device), "warm_start": int(self._is_warm)}
-        notes = no_data_note(self._pool.stores) | instance_note(self.task)
+        notes = no_data_note(self._sampler.stores) | instance_note(self.task)
         if self._previous is not None and not self._is_warm:
             notes["note_warm_start"] = "The earlier model does not fit this training, which begins anew."
         yield Metrics(values=facts | notes | ({"note_labels": self.task.note} if self.task.note else {}))
@@ -123,9 +125,9 @@ class Training:
                     yield from self._writer.write(volume, labels[volume.name])
         sources = [self._source(volume, known, labels) for volume in self.task.volumes]
         found = [labels[volume.name] for volume in self.task.volumes]
-        anchored = [source in ("interpolation", "propagation") for source in sources]
-        self._pool.set_initial_labels(found, anchored, guesses)
-        self._pool.is_known_beforehand = [stack is not None for stack in found]
+        from_own_annotation = [source in ("interpolation", "propagation") for source in sources]
+        self._sampler.set_initial_labels(found, from_own_annotation, guesses)
+        self._sampler.is_known_beforehand = [stack is not None for stack in found]
         self._begin_evidence()
         yield Metrics(values={"initial_labels": " and ".join(sorted(set(sources)))})
         for volume in self.task.volumes:
@@ -135,23 +137,25 @@ class Training:
     def _begin_evidence(self) -> None:
         """Withhold clean slices, on which the network is compared with the initial labels."""
         earlier = learnt_from(self._previous) if self._is_warm and self._previous is not None else None
-        self._evidence = Evidence(self._pool, self._publisher.network, earlier, withholds=self.task.config.learns)
-        self._publisher.evidence = self._evidence
+        self._evidence = Evidence(
+            self._sampler, self._prediction_writer.network, earlier, withholds=self.task.config.learns
+        )
+        self._prediction_writer.evidence = self._evidence
 
     def bootstrap(self) -> Iterator[Event]:
         """Learn from the clean slices (and a little from initial labels that are known) until the weights take over.
 
         Where no initial labels are known, the network's own predictions become them: the paper's bootstrap.
         """
-        schedule, config, pool = self._schedule, self.task.config, self._pool
+        schedule, config, sampler = self._schedule, self.task.config, self._sampler
         if schedule.has_time_to_learn:
-            self._publisher.reserve_final(training_visits=False)
+            self._prediction_writer.reserve_final(training_visits=False)
         schedule.begin_training()
-        known = all(labels is not None for labels in pool.initial)
-        use_prior = known and bool(pool.unlabelled) and config.bootstrap_prior > 0
+        known = all(labels is not None for labels in sampler.initial)
+        use_prior = known and bool(sampler.unlabelled) and config.bootstrap_prior > 0
         while self._begins_step(schedule.bootstrap_is_over(self._bootstrap_step)):
-            clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
-            prior = pool.draw_unlabelled(config.batch_size).batch if use_prior else None
+            clean = sampler.draw_clean(config.clean_batch_size, augment=config.augment)
+            prior = sampler.draw_unlabelled(config.batch_size).batch if use_prior else None
             losses = self._learner.supervised_step(clean, prior)
             self._bootstrap_step += 1
             self._evidence.check(schedule.bootstrap_fraction(self._bootstrap_step), self._bootstrap_step)
@@ -164,13 +168,13 @@ class Training:
 
     def weighted(self) -> Iterator[Event]:
         """Learn from all slices by meta weights."""
-        schedule, config, pool = self._schedule, self.task.config, self._pool
-        while pool.unlabelled and self._begins_step(schedule.training_is_over(self._step)):
-            drawn = pool.draw_unlabelled(config.batch_size)
-            clean = pool.draw_clean(config.clean_batch_size, augment=config.augment)
+        schedule, config, sampler = self._schedule, self.task.config, self._sampler
+        while sampler.unlabelled and self._begins_step(schedule.training_is_over(self._step)):
+            sampled = sampler.draw_unlabelled(config.batch_size)
+            clean = sampler.draw_clean(config.clean_batch_size, augment=config.augment)
             views = sample_views(config.n_views, config.zoom_in, config.zoom_out, self._rng)
-            report = self._learner.weighted_step(drawn.batch, clean, views)
-            self._publisher.remember(drawn, report, views)
+            report = self._learner.meta_step(sampled.batch, clean, views)
+            self._prediction_writer.accumulate_weights(sampled, report, views)
             self._step += 1
             yield from self._progress.update(Stage.TRAIN, self._bootstrap_step, self._step, report.losses)
             yield from self._preview(Stage.TRAIN)
@@ -188,11 +192,11 @@ class Training:
             )
         if trained and self._save_to is not None:
             model = Model(
-                self._publisher.network,
+                self._prediction_writer.network,
                 self.task.config,
                 self.task.class_values,
                 self.task.n_channels,
-                prior_reach=self._pool.prior.reach,
+                prior_reach=self._sampler.prior.reach,
                 learnt=self._evidence.learnt,
                 slice_direction=self.task.slice_direction,
                 instances=self.task.last_instance is not None,
@@ -200,14 +204,14 @@ class Training:
             save_model(self._save_to, model)
         goes_on = not self._stops()
         if goes_on:
-            yield from self._publisher.final(trained=trained, stops=self._stops)
+            yield from self._prediction_writer.predict_all(trained=trained, stops=self._stops)
         if goes_on:
             if not self._stopped:
                 yield from self._show_initial_labels()
-                yield from self._publisher.link_slices()
+                yield from self._prediction_writer.link_slices()
             predicted_until = self._schedule.seconds
             if trained:
-                yield from self._publisher.look_again(self._stops)
+                yield from self._prediction_writer.find_label_errors(self._stops)
         if self._stopped:
             yield Cancelled(steps=steps, seconds=self._schedule.seconds)
             return
@@ -218,24 +222,24 @@ class Training:
             values={
                 "seconds_training": trained_until,
                 "seconds_predict": predicted_until - trained_until,
-                "seconds_look_again": self._schedule.seconds - predicted_until,
+                "seconds_label_errors": self._schedule.seconds - predicted_until,
                 "bootstrap_steps": self._bootstrap_step,
                 "steps": self._step,
-                "slices_unreached": self._publisher.n_unreached,
+                "slices_unreached": self._prediction_writer.n_unpredicted,
                 "peak_memory_bytes": peak_memory(self._device),
                 "evidence": str(self._evidence) if trained else "",
             }
             | ({"note_evidence": note} if note else {})
         )
         reason = self._schedule.finish_reason(self._step) or FinishReason.NOTHING_TO_TRAIN
-        unreached = self._publisher.n_unreached
-        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unreached)
+        unpredicted = self._prediction_writer.n_unpredicted
+        yield Finished(reason=reason, steps=steps, seconds=self._schedule.seconds, unreached=unpredicted)
 
     def _preview(self, stage: Stage) -> Iterator[Event]:
         """Show some slices if the last ones are old enough."""
         if self._progress.preview_is_due():
             began = self._schedule.seconds
-            yield from self._publisher.preview(stage, self._progress.preview_seconds())
+            yield from self._prediction_writer.preview(stage, self._progress.preview_seconds())
             self._progress.previewed(self._schedule.seconds - began)
 
     def _label_by_network(self) -> Iterator[Event]:
@@ -244,10 +248,10 @@ class Training:
         Of many volumes that takes minutes: it says how far it is, and can be stopped. Of a large volume only some
         slices are predicted, as many as a share of the time allows, and only these are learnt from.
         """
-        predictor = Predictor(self._publisher.network, self.task.config, n_views=1)
+        predictor = Predictor(self._prediction_writer.network, self.task.config, n_views=1)
         if not self._has_learnt:  # its predictions would be noise
             return
-        found = list(self._pool.initial)
+        found = list(self._sampler.initial)
         wanted = [number for number, labels in enumerate(found) if labels is None]
         for done, number in enumerate(wanted):
             volume = self.task.volumes[number]
@@ -264,7 +268,7 @@ class Training:
                 return
             found[number] = labels
             yield from self._writer.write(volume, labels)
-        self._pool.set_initial_labels(found, self._pool.anchored)
+        self._sampler.set_initial_labels(found, self._sampler.from_own_annotation)
 
     def _label_all(self, predictor: Predictor, number: int, slices: Sequence[int]) -> np.ndarray:
         """Labels of a volume (Z, Y, X) by the network."""
@@ -275,13 +279,13 @@ class Training:
                 return labels
             labels[batch] = self._labelled(predictor, number, batch)
         for z in volume.clean_slices:
-            labels[z] = self._pool.clean_labels((number, z))
+            labels[z] = self._sampler.clean_labels((number, z))
         return labels
 
     def _label_some(self, predictor: Predictor, number: int, slices: Sequence[int]) -> SparseLabels:
         """Labels of as many of `slices` as there is time for."""
         volume = self.task.volumes[number]
-        labels = SparseLabels({z: self._pool.clean_labels((number, z)) for z in volume.clean_slices})
+        labels = SparseLabels({z: self._sampler.clean_labels((number, z)) for z in volume.clean_slices})
         end = _LABELLING_SHARE * self._schedule.remaining + self._schedule.seconds
         for z in slices:
             if self._schedule.seconds > end or self._stops():
@@ -291,14 +295,14 @@ class Training:
 
     def _labelled(self, predictor: Predictor, number: int, slices: Sequence[int]) -> np.ndarray:
         """What the network labels slices, (B, Y, X)."""
-        probability, _ = predictor([self._pool.network_input((number, z)) for z in slices])
+        probability, _ = predictor([self._sampler.network_input((number, z)) for z in slices])
         return most_likely(probability).cpu().numpy().astype(index_dtype(self.task.n_classes))
 
     def _show_initial_labels(self) -> Iterator[Event]:
         """Initial labels that are not to be seen yet; they stand in for predictions that there was no time for."""
         for number, volume in enumerate(self.task.volumes):
-            unreached = self._publisher.unreached.get(number, [])
-            yield from self._writer.write_rest(volume, self._pool.initial[number], unreached)
+            unpredicted = self._prediction_writer.unpredicted.get(number, [])
+            yield from self._writer.write_rest(volume, self._sampler.initial[number], unpredicted)
 
     def _source(
         self, volume: Volume, known: Mapping[str, LabelStack | None], labels: Mapping[str, LabelStack | None]
@@ -326,7 +330,7 @@ class Training:
     @property
     def _has_labels(self) -> bool:
         """Whether every slice that is to be labelled has initial labels."""
-        stacks = zip(self.task.volumes, self._pool.initial, strict=True)
+        stacks = zip(self.task.volumes, self._sampler.initial, strict=True)
         return all(labels is not None or not volume.unlabelled_slices for volume, labels in stacks)
 
     def _stops(self) -> bool:

@@ -17,7 +17,7 @@ from napari_mlbseg.method.losses import pixel_cross_entropy, supervised_loss
 from napari_mlbseg.method.mean_teacher import MeanTeacher
 from napari_mlbseg.method.pixel_weights import (
     PixelWeights,
-    alignment,
+    directional_loss_derivative,
     logit_difference,
     logit_tangent,
     normalised_weights,
@@ -44,7 +44,7 @@ class StepReport:
 class _ViewBatch:
     """A batch of unlabelled slices, seen in all views."""
 
-    student: Tensor  # what the student sees, its shape prior doubted, (V * B, C, H, W)
+    student: Tensor  # what the student sees, its shape prior perturbed, (V * B, C, H, W)
     teacher: Tensor  # what the teacher sees, the prior as it is, with noise
     initial: Tensor  # y^n, (V * B, K, H, W)
     mask: Tensor  # (V * B, H, W)
@@ -60,7 +60,7 @@ class Learner:
         The student; (B, C, H, W) -> logits (B, K, H, W).
     config : TrainingConfig
     device : torch.device
-    doubted : callable
+    perturbed : callable
         What the student sees of a batch, (B, C, H, W): its image, and its shape prior bent at random.
     """
 
@@ -69,10 +69,10 @@ class Learner:
         network: nn.Module,
         config: TrainingConfig,
         device: torch.device,
-        doubted: Callable[[Batch], Tensor],
+        perturbed: Callable[[Batch], Tensor],
     ) -> None:
         self.config = config
-        self._doubted = doubted
+        self._perturbed = perturbed
         self.device = device
         self.student = network.to(device).train()
         self.teacher = MeanTeacher(self.student, config.ema_decay)
@@ -94,7 +94,7 @@ class Learner:
         losses = {"clean": loss}
         if prior is not None:
             with self._autocast():
-                logits = self.student(self._doubted(prior))
+                logits = self.student(self._perturbed(prior))
             prior_loss = self.config.bootstrap_prior * self._supervised_loss(logits, prior)
             gradients = _sum(gradients, self._gradients(prior_loss))
             losses["prior"] = float(prior_loss.detach())
@@ -102,49 +102,49 @@ class Learner:
         self.teacher.update(self.student)
         return losses
 
-    def weighted_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
+    def meta_step(self, unlabelled: Batch, clean: Batch, views: Sequence[View]) -> StepReport:
         """Learn from unlabelled slices by the weights of their pixels, from their views, and from clean slices."""
         config = self.config
         is_virtual = config.meta_gradient == "virtual"
         batch = self._in_views(unlabelled, views)
-        taught = self._teacher_probability(batch.teacher)
+        teacher_probability = self._teacher_probability(batch.teacher)
         if not is_virtual:
             # before the student sees the batch, so that one graph of a backward pass is kept at a time and not two
             clean_loss, direction = self._clean_gradient(clean)
         logits, probability = self._student_probability(batch.student)
-        y_p = self._pseudo_labels(probability.detach(), taught, views)
-        steadying = self._steadying(probability, taught, batch, views)
+        y_p = self._pseudo_labels(probability.detach(), teacher_probability, views)
+        consistency = self._view_consistency(probability, teacher_probability, batch, views)
         if is_virtual:
-            steadying_gradient = self._gradients(steadying, retain=True)
-            _, direction = self._gradient_at_virtual(steadying_gradient, clean)
+            consistency_gradient = self._gradients(consistency, retain=True)
+            _, direction = self._gradient_at_virtual(consistency_gradient, clean)
         weights = self._weights(self._tangent(batch, direction, logits.detach()), batch, y_p)
         weighted = config.weighted_weight * _weighted_loss(logits, batch.initial, y_p, weights)
         if is_virtual:
-            self._step(_sum(steadying_gradient, self._gradients(weighted)))
+            self._step(_sum(consistency_gradient, self._gradients(weighted)))
             clean_loss, clean_gradient = self._clean_gradient(clean)
             self._step(clean_gradient)
         else:
-            self._step(_sum(direction, self._gradients(weighted + steadying)))
+            self._step(_sum(direction, self._gradients(weighted + consistency)))
         self.teacher.update(self.student)
         losses = {
             "clean": clean_loss,
             "weighted": float(weighted.detach()),
-            "consistency": float(steadying.detach()),
+            "consistency": float(consistency.detach()),
             "share_positive": weights.share_positive,
             "share_pseudo": float(weights.pseudo.sum()),
         }
         return StepReport(losses, weights)
 
-    def clean_direction(self, clean: Batch, *, doubted: bool = False) -> Gradients:
+    def clean_gradient(self, clean: Batch, *, perturbed: bool = False) -> Gradients:
         """Gradient on clean slices, without a step: the direction for `weights` and `after_step`.
 
         Parameters
         ----------
         clean : Batch
-        doubted : bool
+        perturbed : bool
             Whether its shape prior has been bent already.
         """
-        seen = torch.cat([clean.image, clean.prior], 1) if doubted else self._doubted(clean)
+        seen = torch.cat([clean.image, clean.prior], 1) if perturbed else self._perturbed(clean)
         return self._clean_gradient(clean, seen)[1]
 
     def weights(self, unlabelled: Batch, direction: Gradients) -> PixelWeights:
@@ -181,7 +181,7 @@ class Learner:
 
     def _clean_gradient(self, clean: Batch, seen: Tensor | None = None) -> tuple[float, Gradients]:
         """Loss on clean slices and its gradient at the student, which sees `seen`: by default the prior bent."""
-        seen = self._doubted(clean) if seen is None else seen
+        seen = self._perturbed(clean) if seen is None else seen
         with self._autocast():
             logits = self.student(seen)
         loss = self.config.supervised_weight * self._supervised_loss(logits, clean)
@@ -210,7 +210,7 @@ class Learner:
             value.requires_grad_()
         buffers = {name: value.clone() for name, value in self.student.named_buffers()}
         with self._autocast():
-            logits = torch.func.functional_call(self.student, (virtual, buffers), (self._doubted(clean),))
+            logits = torch.func.functional_call(self.student, (virtual, buffers), (self._perturbed(clean),))
         loss = self._supervised_loss(logits, clean)
         return float(loss.detach()), self._gradients(loss, virtual)
 
@@ -231,10 +231,12 @@ class Learner:
         if tangent is None:
             half = batch.mask / (2 * batch.mask.sum()).clamp(min=1)
             return PixelWeights(half, half, 1.0)
-        return normalised_weights(alignment(*tangent, batch.initial), alignment(*tangent, y_p), batch.mask)
+        return normalised_weights(
+            directional_loss_derivative(*tangent, batch.initial), directional_loss_derivative(*tangent, y_p), batch.mask
+        )
 
     def _in_views(self, batch: Batch, views: Sequence[View]) -> _ViewBatch:
-        student = self._doubted(batch)
+        student = self._perturbed(batch)
         teacher = torch.cat([batch.image, batch.prior], 1)
         masks = [warp(batch.mask, view, "nearest") * inside(view, batch.mask) for view in views]
         shape = (len(views) * len(batch.labels), *teacher.shape[1:])
@@ -253,11 +255,13 @@ class Learner:
         mean = ensemble(source.chunk(len(views)), views).mean()
         return torch.cat(project_labels(hard_labels(mean), views))
 
-    def _steadying(self, probability: Tensor, taught: Tensor, batch: _ViewBatch, views: Sequence[View]) -> Tensor:
+    def _view_consistency(
+        self, probability: Tensor, teacher_probability: Tensor, batch: _ViewBatch, views: Sequence[View]
+    ) -> Tensor:
         """Loss of what the student says, by the other views on the slice, and by the teacher."""
         on_slice = ensemble(probability.chunk(len(views)), views)
         loss = self.config.consistency_weight * consistency_loss(on_slice, batch.on_slice)
-        return loss + self.config.teacher_weight * teacher_loss(probability, taught, batch.mask[:, None])
+        return loss + self.config.teacher_weight * teacher_loss(probability, teacher_probability, batch.mask[:, None])
 
     def _student_probability(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The student's logits and probabilities, (V * B, K, H, W) each."""

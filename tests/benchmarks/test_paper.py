@@ -31,7 +31,7 @@ def test_labelled_volumes_are_clean_throughout_and_the_truth_of_the_others_is_no
     assert [volume.clean.sum() for volume in task.volumes] == [10, 0, 0]
     assert [bool(np.any(volume.labels)) for volume in task.volumes] == [True, False, False]
     assert task.class_values == (0, 1)
-    assert not task.config.look_again
+    assert not task.config.find_label_errors
 
 
 def test_epochs_are_passes_over_the_slices(make_cases):

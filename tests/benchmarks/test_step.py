@@ -61,7 +61,7 @@ def test_the_weights_of_the_reference_are_ours(momentum: float) -> None:
         theirs = reference.iteration(unlabelled, clean, FLIPS)
         in_views = reference.in_views(clean, FLIPS)
         seen = Batch(in_views.image, in_views.image[:, :0], in_views.labels, in_views.mask, [])
-        ours = learner.weighted_step(unlabelled, seen, FLIPS).weights
+        ours = learner.meta_step(unlabelled, seen, FLIPS).weights
         for expected, found in zip(theirs, (ours.initial, ours.pseudo), strict=True):
             assert expected.count_nonzero() > 100, "a comparison of zeros would prove nothing"
             # our losses are computed in float32, whatever the network
@@ -79,7 +79,7 @@ def test_its_consistency_has_the_value_of_ours_but_teaches_one_side() -> None:
     probability = torch.randn(views.labels.shape, dtype=torch.float64).requires_grad_()
     theirs = reference._consistency(probability.softmax(1), views.mask, FLIPS)
     in_views = learner._in_views(batch(2, 0), FLIPS)
-    ours = learner._steadying(probability.softmax(1), probability.softmax(1), in_views, FLIPS)
+    ours = learner._view_consistency(probability.softmax(1), probability.softmax(1), in_views, FLIPS)
     torch.testing.assert_close(theirs, ours)
     theirs.backward()
     learns = [bool(part.any()) for part in probability.grad.chunk(len(FLIPS))]

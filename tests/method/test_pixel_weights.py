@@ -12,7 +12,7 @@ from torch.func import functional_call
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.method.losses import pixel_cross_entropy, supervised_loss
 from napari_mlbseg.method.pixel_weights import (
-    alignment,
+    directional_loss_derivative,
     logit_difference,
     logit_tangent,
     normalised_weights,
@@ -91,7 +91,9 @@ class Case:
 
     def alignments(self) -> tuple[torch.Tensor, torch.Tensor]:
         logits, tangent = self.tangent()
-        return alignment(logits, tangent, self.y_n), alignment(logits, tangent, self.y_p)
+        return directional_loss_derivative(logits, tangent, self.y_n), directional_loss_derivative(
+            logits, tangent, self.y_p
+        )
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["one-hot", "soft"])

@@ -65,7 +65,9 @@ def test_doubt_moves_the_outline_about_as_far_as_asked() -> None:
     generator = torch.Generator().manual_seed(0)
     prior = ShapePrior(TrainingConfig(prior_doubt=1.0, prior_dropout=0.0), 2, reach=4.0)
     straight = prior(disc(20), (64, 64), CPU).expand(64, 1, 64, 64)
-    moved = (prior.doubted(straight, generator) - straight).abs()[straight.abs() < 0.3] * 4.0  # pixels at the outline
+    moved = (prior.perturb_prior(straight, generator) - straight).abs()[
+        straight.abs() < 0.3
+    ] * 4.0  # pixels at the outline
     assert 0.5 < float(moved.mean()) < 4.0
 
 
@@ -73,13 +75,13 @@ def test_no_doubt_leaves_the_prior_as_it_is() -> None:
     generator = torch.Generator().manual_seed(0)
     prior = ShapePrior(TrainingConfig(prior_doubt=0.0, prior_dropout=0.0), 2, reach=4.0)
     straight = prior(disc(20), (64, 64), CPU)[None]
-    torch.testing.assert_close(prior.doubted(straight, generator), straight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(prior.perturb_prior(straight, generator), straight, atol=1e-4, rtol=0)
 
 
 def test_dropout_withholds_the_prior_of_about_its_share_of_samples() -> None:
     generator = torch.Generator().manual_seed(0)
     prior = ShapePrior(TrainingConfig(prior_doubt=0.0, prior_dropout=0.25), 2, reach=4.0)
-    shown = prior.doubted(torch.ones(400, 1, 8, 8), generator)
+    shown = prior.perturb_prior(torch.ones(400, 1, 8, 8), generator)
     withheld = (shown == 0).all((1, 2, 3)).float().mean()
     assert 0.18 < float(withheld) < 0.32
 
@@ -87,7 +89,7 @@ def test_dropout_withholds_the_prior_of_about_its_share_of_samples() -> None:
 def test_same_seed_same_doubt() -> None:
     prior = ShapePrior(TrainingConfig(), 2, reach=4.0)
     straight = prior(disc(20), (64, 64), CPU)[None]
-    first, second = (prior.doubted(straight, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (prior.perturb_prior(straight, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
 
 

@@ -15,7 +15,7 @@ from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.method.shape_prior import blended
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
 from napari_mlbseg.training.checkpoint import LearntFrom, learnt_from
-from napari_mlbseg.training.dataset import Pool
+from napari_mlbseg.training.dataset import SliceSampler
 from napari_mlbseg.training.evidence import Evidence
 from napari_mlbseg.training.results import MemoryResults
 from napari_mlbseg.training.trainer import train
@@ -37,7 +37,12 @@ def tube(classes: int = 1, clean: tuple[int, ...] = CLEAN) -> Volume:
 
 
 def task(volume: Volume, **changes: object) -> SegmentationTask:
-    small = {"features": (8, 16, 16), "time_budget": None, "look_again": False, "initial_labels": "interpolation"}
+    small = {
+        "features": (8, 16, 16),
+        "time_budget": None,
+        "find_label_errors": False,
+        "initial_labels": "interpolation",
+    }
     return resolve_task([volume], TrainingConfig.from_preset("quick", **{**small, **changes}))
 
 
@@ -93,12 +98,12 @@ def test_with_two_clean_slices_there_is_no_evidence() -> None:
     assert "Mark at least 3 slices clean" in said(events, "note_evidence")
 
 
-def pool_of(volume: Volume) -> Pool:
+def pool_of(volume: Volume) -> SliceSampler:
     wanted = task(volume)
-    pool = Pool(wanted, torch.device("cpu"), torch.Generator().manual_seed(0))
-    pool.set_initial_labels([known_labels(wanted, volume, "interpolation")], [True])
-    pool.is_known_beforehand = [True]
-    return pool
+    sampler = SliceSampler(wanted, torch.device("cpu"), torch.Generator().manual_seed(0))
+    sampler.set_initial_labels([known_labels(wanted, volume, "interpolation")], [True])
+    sampler.is_known_beforehand = [True]
+    return sampler
 
 
 class Oracle(torch.nn.Module):
@@ -115,30 +120,30 @@ class Oracle(torch.nn.Module):
 
 
 def test_what_is_withheld_is_not_drawn_until_the_network_is_better_there() -> None:
-    pool, oracle = pool_of(tube()), Oracle(2, knows=False)
-    drawn: set[tuple[int, int]] = set()
-    pick = pool._pick
-    pool._pick = lambda keys, n: drawn.update(keys) or pick(keys, n)  # type: ignore[method-assign]
-    evidence = Evidence(pool, oracle)
-    assert pool.withheld == {(0, 6)}
+    sampler, oracle = pool_of(tube()), Oracle(2, knows=False)
+    sampled: set[tuple[int, int]] = set()
+    pick = sampler._pick
+    sampler._pick = lambda keys, n: sampled.update(keys) or pick(keys, n)  # type: ignore[method-assign]
+    evidence = Evidence(sampler, oracle)
+    assert sampler.withheld == {(0, 6)}
     evidence.compare(steps=100)
-    pool.draw_clean(2, augment=False)
-    assert drawn == {(0, 1), (0, 11)}
+    sampler.draw_clean(2, augment=False)
+    assert sampled == {(0, 1), (0, 11)}
     assert evidence.learnt == LearntFrom({"tube": [1, 11]}, [0])
     oracle.knows = True
     evidence.compare(steps=100)
-    pool.draw_clean(2, augment=False)
-    assert drawn == {(0, z) for z in CLEAN}
+    sampler.draw_clean(2, augment=False)
+    assert sampled == {(0, z) for z in CLEAN}
     assert evidence.learnt == LearntFrom({"tube": list(CLEAN)}, [0, 1])
 
 
 def test_of_several_classes_each_is_judged_for_itself() -> None:
-    pool = pool_of(tube(classes=2))
-    evidence = Evidence(pool, Oracle(3, knows=True))  # takes the core for the rim
+    sampler = pool_of(tube(classes=2))
+    evidence = Evidence(sampler, Oracle(3, knows=True))  # takes the core for the rim
     evidence.compare(steps=100)
     assert evidence.better.tolist() == [True, True, False]
     assert "the network is shown for label 1, the initial labels for the others" in str(evidence)
-    assert pool.withheld
+    assert sampler.withheld
 
 
 def test_where_a_class_is_better_off_with_initial_labels_they_decide_about_it() -> None:
@@ -153,17 +158,17 @@ def test_where_a_class_is_better_off_with_initial_labels_they_decide_about_it() 
 
 
 def test_what_the_model_before_has_learnt_from_is_no_evidence_any_more() -> None:
-    pool = pool_of(tube(clean=(1, 4, 6, 9, 11)))
-    Evidence(pool, Oracle(2, knows=True), LearntFrom({"tube": [1, 4, 6, 11]}, [0]))
-    assert pool.withheld == {(0, 9)}
-    all_known = Evidence(pool, Oracle(2, knows=True), LearntFrom({"tube": [1, 4, 6, 9, 11]}, [0, 1]))
-    assert not pool.withheld
+    sampler = pool_of(tube(clean=(1, 4, 6, 9, 11)))
+    Evidence(sampler, Oracle(2, knows=True), LearntFrom({"tube": [1, 4, 6, 11]}, [0]))
+    assert sampler.withheld == {(0, 9)}
+    all_known = Evidence(sampler, Oracle(2, knows=True), LearntFrom({"tube": [1, 4, 6, 9, 11]}, [0, 1]))
+    assert not sampler.withheld
     assert str(all_known) == "As in the round before, the network is shown."
 
 
 def test_a_slice_that_alone_shows_a_class_is_learnt_from() -> None:
     volume = tube(classes=2)
     volume.labels[[1, 11]] = np.minimum(volume.labels[[1, 11]], 1)  # the core is painted in the middle only
-    pool = pool_of(volume)
-    Evidence(pool, Oracle(3, knows=True))
-    assert not pool.withheld
+    sampler = pool_of(volume)
+    Evidence(sampler, Oracle(3, knows=True))
+    assert not sampler.withheld

@@ -12,7 +12,7 @@ from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Finished, Preview
 from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.task import Volume, resolve_task
-from napari_mlbseg.training.label_errors import LookAgain, stroke_doubt
+from napari_mlbseg.training.label_errors import LabelErrorFinder, label_error_probability
 from napari_mlbseg.training.results import MemoryResults
 from napari_mlbseg.training.stages import Training
 from napari_mlbseg.training.trainer import train
@@ -80,7 +80,7 @@ def test_only_clean_slices_are_looked_at_after_all_predictions() -> None:
 
 @pytest.mark.parametrize(
     ("clean", "changes"),
-    [((5, 11), {}), (CLEAN, {"look_again": False}), (CLEAN, {"bootstrap_steps": 0, "steps": 0})],
+    [((5, 11), {}), (CLEAN, {"find_label_errors": False}), (CLEAN, {"bootstrap_steps": 0, "steps": 0})],
     ids=["two clean slices", "switched off", "nothing learnt"],
 )
 def test_sometimes_there_is_nothing_to_say(clean: tuple[int, ...], changes: dict[str, object]) -> None:
@@ -92,7 +92,7 @@ def test_sometimes_there_is_nothing_to_say(clean: tuple[int, ...], changes: dict
 
 def test_without_time_left_the_predictions_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
-    monkeypatch.setattr("napari_mlbseg.training.prediction_writer.LookAgain", lambda *given: begun.append(given))
+    monkeypatch.setattr("napari_mlbseg.training.prediction_writer.LabelErrorFinder", lambda *given: begun.append(given))
     monkeypatch.setattr("napari_mlbseg.training.schedule.Schedule.remaining", 0.0)
     results, events = run([column()])
     assert not begun, "not even a gradient is computed"
@@ -114,14 +114,14 @@ def test_it_needs_no_outline(changes: dict[str, object]) -> None:
     assert doubt.any((1, 2)).all()
 
 
-def prepared(volume: Volume, **changes: object) -> LookAgain:
+def prepared(volume: Volume, **changes: object) -> LabelErrorFinder:
     """After a few steps of training."""
     task = resolve_task([volume], config(**changes))
     training = Training(task, "cpu", MemoryResults(task), lambda: False, lambda: None, None, None, 0.0)
     known = {volume.name: known_labels(task, volume, task.config.initial_labels)}
     for stage in (training.initial_labels(known), training.bootstrap()):
         list(stage)
-    return LookAgain(training.pool, training.learner)
+    return LabelErrorFinder(training.sampler, training.learner)
 
 
 def test_the_direction_is_that_of_the_others_alone() -> None:
@@ -166,5 +166,5 @@ def test_labels_from_others_know_nothing_of_the_slice() -> None:
 def test_doubt_is_the_probability_of_everything_else() -> None:
     probability = torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
     torch.testing.assert_close(
-        stroke_doubt(probability, torch.tensor([[[0, 1, 2]]])), torch.tensor([[[0.3, 0.8, 0.9]]])
+        label_error_probability(probability, torch.tensor([[[0, 1, 2]]])), torch.tensor([[[0.3, 0.8, 0.9]]])
     )

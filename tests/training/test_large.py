@@ -13,7 +13,7 @@ from napari_mlbseg.initial_labels.interpolation import Interpolation
 from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.method.shape_prior import ShapePrior
 from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
-from napari_mlbseg.training.dataset import Pool
+from napari_mlbseg.training.dataset import SliceSampler
 from napari_mlbseg.training.results import MemoryResults
 from napari_mlbseg.training.slices import SliceStore
 from napari_mlbseg.training.trainer import train
@@ -61,7 +61,7 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that small, quick volumes are above them."""
     monkeypatch.setattr(known, "_MOST_VOXELS", 1000)
     monkeypatch.setattr("napari_mlbseg.method.normalisation.WHOLE_SIDE", 150)
-    monkeypatch.setattr("napari_mlbseg.training.dataset._PIECE", 96)
+    monkeypatch.setattr("napari_mlbseg.training.dataset._TILE_SIDE", 96)
     monkeypatch.setattr("napari_mlbseg.training.inference._TILE", 96)
     monkeypatch.setattr("napari_mlbseg.training.weight_maps._TILE", 64)
 
@@ -100,26 +100,28 @@ def test_the_prior_of_a_window_is_that_part_of_the_whole_prior(rows: slice, colu
 
 def test_patches_and_pieces_read_no_whole_slice() -> None:
     volume = stack()
-    pool = Pool(task(volume), CPU, torch.Generator().manual_seed(0))
-    pool.set_initial_labels([known_labels(task(volume), volume, "interpolation")], [True])
+    sampler = SliceSampler(task(volume), CPU, torch.Generator().manual_seed(0))
+    sampler.set_initial_labels([known_labels(task(volume), volume, "interpolation")], [True])
     volume.image.largest = 0
-    pool.draw_clean(2, augment=True)
-    drawn = pool.draw_unlabelled(2)
-    pieces = list(pool.pieces((0, 3)))
+    sampler.draw_clean(2, augment=True)
+    sampled = sampler.draw_unlabelled(2)
+    tiles = list(sampler.tiles((0, 3)))
     assert 0 < volume.image.largest < 800 * 800 / 2
-    for batch, key in [(drawn.batch, drawn.keys[0]), *((piece, (0, 3)) for piece in pieces)]:
+    for batch, key in [(sampled.batch, sampled.keys[0]), *((piece, (0, 3)) for piece in tiles)]:
         top, left = batch.corners[0]
         rows, columns = (int(batch.mask[0, 0].any(axis).sum()) for axis in (1, 0))
         here = slice(top, top + rows), slice(left, left + columns)
-        expected = pool.stores[0][key[1]][:, *here]
+        expected = sampler.stores[0][key[1]][:, *here]
         assert torch.equal(batch.image[0][:, :rows, :columns], expected)
-        assert torch.equal(batch.labels[0, 1, :rows, :columns], torch.from_numpy(pool.initial_slice(key)[here]).float())
+        assert torch.equal(
+            batch.labels[0, 1, :rows, :columns], torch.from_numpy(sampler.initial_slice(key)[here]).float()
+        )
     covered = np.zeros((800, 800), int)
-    for piece in pieces:
+    for piece in tiles:
         top, left = piece.corners[0]
         rows, columns = (int(piece.mask[0, 0].any(axis).sum()) for axis in (1, 0))
         covered[top : top + rows, left : left + columns] += 1
-    assert len(pieces) == pool.n_pieces(0)
+    assert len(tiles) == sampler.n_tiles(0)
     assert (covered == 1).all()
 
 
@@ -147,7 +149,7 @@ def test_weight_maps_of_large_slices_are_kept_in_parts(monkeypatch: pytest.Monke
 def test_a_large_volume_is_trained_on_and_predicted(source: str) -> None:
     volume = stack(200, depth=7)
     config = {"time_budget": None, "bootstrap_steps": 4, "steps": 2, "features": "8,16", "n_views_predict": 1}
-    large = task(volume, initial_labels=source, look_again=False, batch_size=1, clean_batch_size=1, **config)
+    large = task(volume, initial_labels=source, find_label_errors=False, batch_size=1, clean_batch_size=1, **config)
     results = MemoryResults(large)
     events = list(train(large, "cpu", results=results))
     assert isinstance(events[-1], Finished)
@@ -162,7 +164,7 @@ def test_a_large_volume_is_trained_on_and_predicted(source: str) -> None:
 @pytest.mark.usefixtures("everything_is_large")
 def test_what_the_time_does_not_suffice_for_is_said_and_keeps_its_initial_labels() -> None:
     volume = stack(200, depth=900)
-    large = task(volume, time_budget=6.0, look_again=False)
+    large = task(volume, time_budget=6.0, find_label_errors=False)
     results = MemoryResults(large)
     events = list(train(large, "cpu", results=results))
     assert events[-1].unreached > 0
@@ -178,7 +180,7 @@ def test_what_the_time_does_not_suffice_for_is_said_and_keeps_its_initial_labels
 @pytest.mark.usefixtures("everything_is_large")
 def test_where_nothing_is_learnt_the_initial_labels_come_after_the_predictions(tmp_path) -> None:
     volume, model = stack(200, depth=9), tmp_path / "model.safetensors"
-    learnt = {"time_budget": None, "bootstrap_steps": 2, "steps": 0, "features": "8,16", "look_again": False}
+    learnt = {"time_budget": None, "bootstrap_steps": 2, "steps": 0, "features": "8,16", "find_label_errors": False}
     for _ in train(task(volume, **learnt), "cpu", save_to=model):
         pass
     rest = task(volume, **{**learnt, "bootstrap_steps": 0}, n_views_predict=1)

@@ -50,7 +50,7 @@ def test_a_difference_is_taken_between_passes_of_the_same_rounding_only(device: 
     learner = Learner(student, config, torch.device(device), lambda batch: batch.image)
     for seed in range(15):
         learner.supervised_step(discs(seed, device))
-    direction, x = learner.clean_direction(discs(20, device)), discs(21, device).image
+    direction, x = learner.clean_gradient(discs(20, device)), discs(21, device).image
     _, found = learner.tangent(x, direction, student(x).detach())
     along = learner._as_step(direction)
     double = {name: value.double() for name, value in learner.parameters.items()}

@@ -235,7 +235,9 @@ def painted_and_unpainted() -> list[Volume]:
 
 @pytest.mark.parametrize("source", ["auto", "network"])
 def test_whole_volumes_teach_others_without_a_clean_slice(source: str, tmp_path: Path) -> None:
-    task = resolve_task(painted_and_unpainted(), config(initial_labels=source, bootstrap_steps=60, look_again=False))
+    task = resolve_task(
+        painted_and_unpainted(), config(initial_labels=source, bootstrap_steps=60, find_label_errors=False)
+    )
     run(task, save_to=tmp_path / "model.safetensors", only=())
     fresh = stack("fresh", seed=9)
     assert (
@@ -245,7 +247,7 @@ def test_whole_volumes_teach_others_without_a_clean_slice(source: str, tmp_path:
 
 def test_where_only_the_model_is_wanted_nothing_is_predicted_and_no_map_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_mlbseg.training.weight_maps.WeightMaps.add", pytest.fail)
-    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, look_again=False))
+    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, find_label_errors=False))
     results, events = run(task, only=())
     assert {e.stage for e in events if isinstance(e, Preview)} == {Stage.INITIAL_LABELS}
     assert isinstance(events[-1], Finished)
@@ -253,7 +255,7 @@ def test_where_only_the_model_is_wanted_nothing_is_predicted_and_no_map_kept(mon
 
 
 def test_only_the_slices_that_are_wanted_are_predicted() -> None:
-    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, look_again=False))
+    task = resolve_task(painted_and_unpainted(), config(steps=30, preview_interval=0.2, find_label_errors=False))
     results, events = run(task, only=[("second", 4), ("painted", 9)])
     shown = {
         (e.volume, z)
