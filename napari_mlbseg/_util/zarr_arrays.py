@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["chunk_file", "create_array", "local_path", "open_array"]
 
 
-def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> zarr.Array:
+def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype: Any) -> zarr.Array[Any]:
     """Make an array, all zero; replaces what was there."""
     import zarr
 
@@ -24,7 +24,7 @@ def create_array(path: Path, shape: Sequence[int], chunks: Sequence[int], dtype:
     )
 
 
-def open_array(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array:
+def open_array(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
     """Open an array that is there; raises FileNotFoundError."""
     import zarr
 

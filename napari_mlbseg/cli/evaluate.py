@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from napari_mlbseg.method.metrics import compare_instances, compare_labels
 __all__ = ["add_evaluate_parser"]
 
 
-def add_evaluate_parser(commands: argparse._SubParsersAction) -> None:
+def add_evaluate_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to a command line."""
     evaluate = commands.add_parser("evaluate", help="Dice, Jaccard, HD95 and ASD of each class, or of objects, as JSON")
     evaluate.set_defaults(run=_evaluate)

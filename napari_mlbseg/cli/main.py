@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from napari_mlbseg import __version__
+from napari_mlbseg._util.logs import configure
+from napari_mlbseg.cli.doctor import add_doctor_parser
 from napari_mlbseg.cli.evaluate import add_evaluate_parser
 from napari_mlbseg.cli.exit_code import ExitCode
 from napari_mlbseg.cli.options import InputError
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start, options = time.monotonic(), argparse.Namespace()
     try:
         options = _parser().parse_args(arguments)
+        configure("info" if options.verbose else None)
         return int(options.run(options, start))
     except (ValueError, OSError) as error:  # InputError, TaskError, ImageFileError, and files that resist
         message = str(error)
@@ -62,11 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    for add in (add_train_parser, add_predict_parser, add_evaluate_parser, add_session_parser):
+    for add in (add_train_parser, add_predict_parser, add_evaluate_parser, add_session_parser, add_doctor_parser):
         add(commands)
     demo = commands.add_parser("demo", help="train on a generated phantom in napari")
     demo.set_defaults(run=_demo)
     demo.add_argument("--headless", action="store_true", help="show no window, leave screenshots in demo-output")
+    for command in commands.choices.values():
+        command.add_argument("--verbose", action="store_true", help="log to stderr what is done")
     return parser
 
 

@@ -83,7 +83,7 @@ class _Model:
         return LocalJob.create(out, task, kind="predict", previous=self.folder)
 
 
-def add_predict_parser(commands: argparse._SubParsersAction) -> None:
+def add_predict_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to a command line."""
     predict = commands.add_parser("predict", help="segment images with a trained model")
     predict.set_defaults(run=_predict)

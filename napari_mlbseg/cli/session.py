@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from napari_mlbseg.cli.exit_code import ExitCode
 from napari_mlbseg.cli.options import (
@@ -32,7 +33,7 @@ from napari_mlbseg.session.volume import free_name
 __all__ = ["add_session_parser"]
 
 
-def add_session_parser(commands: argparse._SubParsersAction) -> None:
+def add_session_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to a command line."""
     session = commands.add_parser("session", help="look at, train or export a saved session")
     session.set_defaults(run=_session)

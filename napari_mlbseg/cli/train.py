@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from napari_mlbseg.cli.options import (
     SOURCES,
@@ -41,7 +42,7 @@ _SECONDS_TO_WRITE = 1.2e-7  # per voxel and class, for all results of a training
 _LEAST_BUDGET = 5.0
 
 
-def add_train_parser(commands: argparse._SubParsersAction) -> None:
+def add_train_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to a command line."""
     fields = ", ".join(TrainingConfig.model_fields)
     train = commands.add_parser(

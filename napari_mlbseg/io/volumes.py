@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from napari_mlbseg.io.orientation import Turn, axis_along, direction_of_axis, on
 from napari_mlbseg.task import TaskError, Volume
 
 __all__ = ["FileVolume", "load_volume"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,7 @@ def load_volume(
             )
         marks[z] = True
     shape = (n_slices, *slices.shape[-2:])
+    _LOG.info("'%s': %s of %s, slices along axis %d", image.name, slices.shape, image.data.dtype, axis)
     files = [None if path is None else _labels_on(image, path) for path in (labels_path, initial_labels_path)]
     painted, given = (None if file is None else to_slices(file.labels, axis) for file in files)
     if (other := files[1]) is not None and forget and other.turn.is_none:  # a file is read again as it lies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from napari_mlbseg._util.logs import is_log_line
 from napari_mlbseg.events import Failed
 
 __all__ = ["describe_exit"]
@@ -37,8 +38,9 @@ def describe_exit(returncode: int | None, log_tail: str) -> Failed:
         advice = _MEMORY_ADVICE
     else:
         message = f"The worker ended with exit code {returncode} before it had finished."
-        if log_tail.strip():
-            message += f" Its last words: {log_tail.strip().splitlines()[-1]}"
+        said = [line for line in log_tail.splitlines() if line.strip() and not is_log_line(line)]
+        if said:
+            message += f" Its last words: {said[-1]}"
     return Failed(message=message, advice=advice, returncode=returncode, log_tail=log_tail)
 
 

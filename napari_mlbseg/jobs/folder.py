@@ -302,7 +302,7 @@ class JobFolder:
         """Folder of a volume's result arrays: the results folder itself unless the job has several volumes."""
         return self.results_path / safe_name(name) if several else self.results_path
 
-    def results(self, name: str) -> dict[str, zarr.Array]:
+    def results(self, name: str) -> dict[str, zarr.Array[Any]]:
         """Result arrays of a volume, opened for reading; those not yet made are missing."""
         request = self.read_request()
         path = self.volume_path(name, len(request.volumes) > 1)
@@ -355,7 +355,7 @@ class ZarrResults(Mapping[str, Mapping[str, ResultArray]]):
 
     def __init__(self, folder: JobFolder, task: SegmentationTask) -> None:
         several = len(task.volumes) > 1
-        self._arrays: dict[str, dict[str, zarr.Array]] = {}
+        self._arrays: dict[str, dict[str, zarr.Array[Any]]] = {}
         for volume in task.volumes:
             path = folder.volume_path(volume.name, several)
             self._arrays[volume.name] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ from napari_mlbseg.jobs.processes import PARENT, is_running
 from napari_mlbseg.task import SegmentationTask
 
 __all__ = ["LocalJob"]
+
+_LOG = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5.0  # from the request to stop until SIGTERM, and from there until SIGKILL
 _FULL_BYTES = 2**20  # that are free at most on a disk on which a worker found no room for an event
@@ -146,6 +149,7 @@ class LocalJob:
                 creationflags=_creation_flags(),
             )
         self._process = psutil.Process(self._popen.pid)
+        _LOG.info("worker %d started for %s", self._popen.pid, self.folder.path.name)
         # asks for the exit code when there is one: nobody may poll a job that has had its last word
         threading.Thread(target=self._popen.wait, name="mlbseg-reaper", daemon=True).start()
         self._state = JobState.RUNNING

@@ -5,6 +5,7 @@ Panels call its methods and listen to its signals; they keep no state of their o
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from napari_mlbseg.session.training import SessionState, TrainedVolumes
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = ["SegmentationSession"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class SegmentationSession(TrainedVolumes):
@@ -233,6 +236,7 @@ class SegmentationSession(TrainedVolumes):
         if busy is None:
             saver.mark_record_dirty(wake=True)
         session_paths.remember(loaded.folder.path)
+        _LOG.info("opened %s: %d volumes, %d rounds", loaded.folder.path.name, len(self), len(self.rounds))
         self.folder_changed.emit()
         self.rounds_changed.emit()
         self.scores_changed.emit()

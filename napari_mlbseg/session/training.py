@@ -5,6 +5,7 @@ Panels call its methods and listen to its signals; they keep no state of their o
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from abc import abstractmethod
@@ -25,6 +26,8 @@ from napari_mlbseg.session.snapshot import with_snapshot
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 
 __all__ = ["SessionState", "TrainedVolumes"]
+
+_LOG = logging.getLogger(__name__)
 
 #: What turns a training into the prediction of slices that one had no time for: only of large volumes are there such,
 #: and of these one view is all that anybody would wait for.
@@ -247,6 +250,7 @@ class TrainedVolumes(KeptVolumes):
         if isinstance(event, HeldOut):
             self._on_scored()
         if is_terminal(event):
+            _LOG.info("the job ended: %s", event)
             self._set_state(SessionState.IDLE)
             self._mark_record_dirty()
             self._refresh_metrics()

@@ -11,6 +11,7 @@ from napari_mlbseg.viewer.docks.registry import open_dock
 
 __all__ = [
     "accept",
+    "copy_report",
     "draw_region",
     "export_session",
     "mark_slice_clean",
@@ -104,6 +105,12 @@ def export_session(viewer: napari.viewer.Viewer) -> None:
         dock.session.export,
         "There is nothing to export: open an image and paint, or wait for the end.",
     )
+
+
+def copy_report(viewer: napari.viewer.Viewer) -> None:
+    """Copy what a report of a mistake needs to say."""
+    dock = find_dock(viewer)
+    _press(dock, dock.session.report, "The report is being made: it will be on the clipboard in a moment.")
 
 
 def _press(dock: MLBSegDock, button: QPushButton, why_not: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import napari.viewer
 from qtpy.QtCore import QTimer
 
+from napari_mlbseg._util.logs import configure
 from napari_mlbseg.session import Round, SegmentationSession, SessionState
 from napari_mlbseg.viewer.controllers.controller import DockController
 from napari_mlbseg.viewer.docks.dock_widget import DockWidget
@@ -44,6 +45,7 @@ class MLBSegDock(DockWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, session: SegmentationSession | None = None) -> None:
         super().__init__(MAIN, margins=(4, 4), spacing=4)
+        configure(None)
         self.controller = DockController(napari_viewer, session)
         self._adopt_what_is_open()
         self.data = DataPanel(self.controller)

@@ -157,7 +157,13 @@ def call(client: distributed.Client, worker: str, function: Callable[..., Any], 
 
 def task_state(client: distributed.Client, key: str) -> str | None:
     """What the scheduler does with a task, in its own words; None if it does not know it. Raises UnreachableError."""
-    return ask(lambda: client.sync(client.scheduler.get_task_status, keys=[key]))[key]
+
+    def status() -> Any:
+        if client.scheduler is None:
+            raise OSError("the connection is closed")
+        return client.sync(client.scheduler.get_task_status, keys=[key])
+
+    return ask(status)[key]
 
 
 def ask(question: Callable[[], _Answer], seconds: float | None = None) -> _Answer:

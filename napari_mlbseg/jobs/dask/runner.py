@@ -100,7 +100,7 @@ class _Relay:
         self._client, self._folder, self._request = client, folder, request
         self._address = request.config.cluster
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._future: distributed.Future | None = None
+        self._future: distributed.Future[Any] | None = None
         self._note, self._told = ClusterNote.of(folder), DeliveredEvents(folder)
         self._attempt, self._last, self._old = "", 0, set[str]()  # the attempt that is on, and its events so far
         self._there: WorkerFolder | None = None  # of that attempt
@@ -150,7 +150,7 @@ class _Relay:
         ask(lambda: self._client.subscribe_topic(topic, lambda entry: self._news.put(entry[1])))
         if not key:
             return
-        self._future = distributed.Future(key, client=self._client)
+        self._future = distributed.Future[Any](key, client=self._client)
         missed = [message for _, message in ask(lambda: self._client.get_events(topic))]
         for message in missed:  # of attempts that were lost, nothing is of use any more
             if message["attempt"] == missed[-1]["attempt"]:

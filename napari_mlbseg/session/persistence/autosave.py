@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from napari_mlbseg.session.persistence.volume_store import Change, Demand, Kept
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = ["Autosave"]
+
+_LOG = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 0.3  # after the last stroke, before slices are compared
 _LOOK_SECONDS = 0.010  # that a poll may compare slices
@@ -391,6 +394,8 @@ class Autosave:
         problem = next(filter(None, self._problems.values()), "")
         if problem != self.problem:
             self.problem = problem
+            if problem:
+                _LOG.warning("%s", problem)
             self.problem_changed.emit(problem)
 
     def _has_dirty(self) -> bool:

@@ -55,7 +55,7 @@ class SliceArray:
     def __init__(self, path: Path, slice_axis: int) -> None:
         self.path = path
         self.slice_axis = slice_axis
-        self._array: zarr.Array | None = None
+        self._array: zarr.Array[Any] | None = None
 
     def create(self, shape: Sequence[int], dtype: Any) -> None:
         """Make it, all zero.
@@ -72,7 +72,7 @@ class SliceArray:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._array = create_array(self.path, shape, chunks, np.dtype(dtype).newbyteorder("="))
 
-    def open(self) -> zarr.Array:
+    def open(self) -> zarr.Array[Any]:
         """The array, for reading and writing; raises FileNotFoundError."""
         if self._array is None:
             self._array = open_array(self.path, "r+")

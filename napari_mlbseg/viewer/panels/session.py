@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QToolButton
 
 from napari_mlbseg.session.persistence.folder import SUFFIX
 from napari_mlbseg.session.persistence.session_paths import recent_sessions, unsaved_sessions
 from napari_mlbseg.viewer.controllers.controller import DockController
+from napari_mlbseg.viewer.controllers.report import ReportCopier
 from napari_mlbseg.viewer.panels.panel import Panel, WrappedLabel
 from napari_mlbseg.viewer.widgets.dialogs import ask_for_file, ask_for_folder, ask_where_to_save
 
@@ -26,6 +28,7 @@ class SessionPanel(Panel):
         super().__init__("Session")
         self._controller = controller
         self._files = controller.files
+        self._copier = ReportCopier(controller.session)
         self.status = WrappedLabel()
         self.problem = WrappedLabel()
         self.problem.setStyleSheet("QLabel { border-left: 4px solid rgb(229, 72, 77); padding-left: 6px; }")
@@ -42,6 +45,11 @@ class SessionPanel(Panel):
         self.export.setToolTip(
             "Write annotation, pseudo-labels, probability and weight maps as NIfTI or TIFF, with the image's geometry."
         )
+        self.report = QPushButton("Copy repo&rt")
+        self.report.setToolTip(
+            "For a report of a mistake: versions, device, memory and what the session holds go to the clipboard, "
+            "without pixels and without your name in paths."
+        )
         first, second = QHBoxLayout(), QHBoxLayout()
         first.addWidget(self.save, stretch=1)
         first.addWidget(self.open, stretch=1)
@@ -52,6 +60,7 @@ class SessionPanel(Panel):
         self.rows.addWidget(self.problem)
         self.rows.addLayout(first)
         self.rows.addLayout(second)
+        self.rows.addWidget(self.report)
         self._connect()
         self._show()
         self._on_problem("")
@@ -61,6 +70,7 @@ class SessionPanel(Panel):
         self.save.clicked.connect(self._on_save)
         self.open.clicked.connect(self._on_open)
         self.export.clicked.connect(self._on_export)
+        self.report.clicked.connect(self._on_report)
         self.menu.aboutToShow.connect(self._fill_menu)
         self.listen(session.folder_changed, self._show)
         self.listen(session.volumes_changed, self._show)
@@ -68,6 +78,8 @@ class SessionPanel(Panel):
         self.listen(session.saving_changed, self._on_problem)
         self.listen(self._files.busy_changed, self._on_busy)
         self.listen(self._files.image_missing, self._on_image_missing)
+        self.listen(self._copier.copied, self._on_report_copied)
+        self.listen(self._copier.failed, self._on_report_failed)
 
     # -- to the files --------------------------------------------------------------------------------------------
 
@@ -93,6 +105,23 @@ class SessionPanel(Panel):
 
     def _on_export(self) -> None:
         ask_for_folder(self, "Export to a folder", self._files.export)
+
+    def _on_report(self) -> None:
+        self.report.setEnabled(False)
+        self.report.setText("Asking the machine…")
+        self._copier.copy()
+
+    def _on_report_copied(self) -> None:
+        self._report_is_done()
+        show_info("MLB-Seg: The report is on the clipboard: paste it into your message.")
+
+    def _on_report_failed(self, sentence: str) -> None:
+        self._report_is_done()
+        self._controller.complained.emit(sentence)
+
+    def _report_is_done(self) -> None:
+        self.report.setText("Copy repo&rt")
+        self.report.setEnabled(True)
 
     def _fill_menu(self) -> None:
         """Sessions to choose from, read when they are asked for."""

@@ -38,6 +38,12 @@ def test_an_exit_code_comes_with_the_last_words():
     assert "last words" not in describe_exit(1, " \n").message
 
 
+def test_what_was_logged_is_no_last_word():
+    logged = "2026-11-27 20:15:01,123 INFO napari_mlbseg.jobs.worker: stage train: begins"
+    assert describe_exit(1, f"{LOG}\n{logged}").message.endswith("Its last words: RuntimeError: something broke")
+    assert "last words" not in describe_exit(3, logged).message
+
+
 def test_of_a_process_that_is_not_ours_little_is_known():
     assert "vanished" in describe_exit(None, "").message
 
