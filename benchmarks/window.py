@@ -90,7 +90,7 @@ def _measure(viewer: napari.Viewer, dock: MLBSegDock) -> dict[str, float]:
     """Press Train, scroll, and note when every tick came."""
     session, controller, first = dock.controller.session, dock.controller, []
     viewer.layers.events.inserted.connect(lambda event: first.append(time.perf_counter()))
-    with ticking(lambda ticks: controller.go_to(ticks % controller.n_slices)) as ticks:
+    with ticking(lambda ticks: controller.workspace.go_to(ticks % controller.workspace.n_slices)) as ticks:
         clicked = time.perf_counter()
         dock.train.button.click()
         play(lambda: session.state is SessionState.IDLE, at_most=3600.0)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from napari_mlbseg._version import __version__
+
 if TYPE_CHECKING:
     from napari_mlbseg.config import TrainingConfig
     from napari_mlbseg.session.session import SegmentationSession
     from napari_mlbseg.task import SegmentationTask, Volume, resolve_task
     from napari_mlbseg.training.inference import predict_volume
     from napari_mlbseg.training.trainer import train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "SegmentationSession",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -99,3 +100,26 @@ def test_every_module_stands_in_a_contract():
     modules = {".".join(part for part in each if part != "__init__") for each in parts}
     covered = {module for module in modules for name in named if f"{module}.".startswith(f"{name}.")}
     assert modules - covered - {"napari_mlbseg"} == set()
+
+
+def imported_by_each() -> dict[str, set[str]]:
+    """Modules of the package that each module imports, wherever in the file, also for types alone."""
+    paths = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / "napari_mlbseg").rglob("*.py")}
+    modules = {".".join(part for part in parts if part != "__init__"): path for parts, path in paths.items()}
+    imported = {}
+    for module, path in modules.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found |= {name if name in modules else str(node.module) for name in names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        imported[module] = (found & set(modules)) - {module}
+    return imported
+
+
+def test_no_two_modules_import_each_other():
+    imported = imported_by_each()
+    assert len(imported) > 100
+    assert {(a, b) for a, of_a in imported.items() for b in of_a if a in imported[b]} == set()

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from napari_mlbseg import __version__
 from napari_mlbseg._util.logs import configure
+from napari_mlbseg._version import __version__
 from napari_mlbseg.cli.doctor import add_doctor_parser
 from napari_mlbseg.cli.evaluate import add_evaluate_parser
 from napari_mlbseg.cli.exit_code import ExitCode

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_mlbseg import __version__
 from napari_mlbseg._util.arrays import ArrayView
 from napari_mlbseg._util.files import safe_name, write_atomically
+from napari_mlbseg._version import __version__
 from napari_mlbseg.events import Event, Failed, Finished, Metrics, Preview, Progress, Started
 from napari_mlbseg.io.files import write_result
 from napari_mlbseg.io.volumes import FileVolume

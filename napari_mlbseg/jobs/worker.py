@@ -19,9 +19,9 @@ from dataclasses import replace
 
 import psutil
 
-from napari_mlbseg import __version__
 from napari_mlbseg._util.files import write_atomically
 from napari_mlbseg._util.logs import configure
+from napari_mlbseg._version import __version__
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Cancelled, Event, Failed, Metrics, Progress, Stage, Started, is_terminal
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory

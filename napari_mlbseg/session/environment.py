@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from napari_mlbseg import __version__
 from napari_mlbseg._util.logs import LOG_VARIABLE
+from napari_mlbseg._version import __version__
 from napari_mlbseg.session.persistence.session_paths import sessions_home, unsaved_sessions
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from psygnal import Signal
 
+from napari_mlbseg._version import __version__
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.jobs.folder import JobFolder
 from napari_mlbseg.session.clean_slices import SliceMarks
@@ -23,7 +24,7 @@ from napari_mlbseg.session.persistence.autosave import Autosave
 from napari_mlbseg.session.persistence.folder import SUFFIX, SessionFolder
 from napari_mlbseg.session.persistence.loader import LoadedSession
 from napari_mlbseg.session.persistence.lock import SessionBusyError
-from napari_mlbseg.session.persistence.recording import make_record
+from napari_mlbseg.session.persistence.recording import volume_records
 from napari_mlbseg.session.persistence.restoring import RemovedAnnotation, RestoredAnnotation, removed_annotations
 from napari_mlbseg.session.persistence.schema import RoundRecord, SessionError, SessionRecord, VolumeRecord
 from napari_mlbseg.session.rounds import Round
@@ -67,7 +68,7 @@ class SegmentationSession(TrainedVolumes):
 
     def removed_annotations(self, name: str) -> list[RemovedAnnotation]:
         """Annotations of a volume's image that are part of the session no more, the one that went last at the end."""
-        return removed_annotations(self, self._volumes[name])
+        return removed_annotations(self._volumes[name], self._marks, self.detached, self._saver())
 
     def take_back(self, restored: RestoredAnnotation, volume: AnnotatedVolume) -> None:
         """Know again what an earlier process removed, so that its volume can be part of the session.
@@ -263,7 +264,16 @@ class SegmentationSession(TrainedVolumes):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _make_record(self, saver: Autosave) -> SessionRecord:
-        return make_record(self, saver)
+        rounds = (*(past.to_record() for past in self.rounds), *self.lost_rounds)
+        return SessionRecord(
+            version=__version__,
+            classes=tuple(self.known_classes()),
+            config=self.config.model_dump(mode="json"),
+            volumes=volume_records(self, self._marks, self.detached, saver),
+            rounds=tuple(sorted(rounds, key=lambda record: record.number)),
+            restored=self.restored.number if self.restored is not None else None,
+            left_out=tuple(self.left_out),
+        )
 
     def _slice_settled(self, volume: AnnotatedVolume, z: int) -> None:
         """Compare what the last round predicted for the slice with what it is now."""

@@ -10,7 +10,9 @@ from napari_mlbseg.events import Event, Losses, Progress, Stage
 from napari_mlbseg.task import SegmentationTask
 from napari_mlbseg.training.schedule import Schedule
 
-__all__ = ["ProgressReporter", "PreviewOrder", "bit_reversed_order"]
+__all__ = ["Focus", "ProgressReporter", "PreviewOrder", "bit_reversed_order"]
+
+Focus = tuple[str, int]  # name of a volume, and the slice of it that the user looks at
 
 _SPEAK_SECONDS = 0.4
 _PREVIEW_SHARE = 0.06  # of the time since the last preview

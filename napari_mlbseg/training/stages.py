@@ -26,12 +26,11 @@ from napari_mlbseg.training.label_planes import instance_note
 from napari_mlbseg.training.memory import peak_memory
 from napari_mlbseg.training.networks import build_network
 from napari_mlbseg.training.prediction_writer import PredictionWriter
-from napari_mlbseg.training.progress import PreviewOrder, ProgressReporter, bit_reversed_order
+from napari_mlbseg.training.progress import Focus, PreviewOrder, ProgressReporter, bit_reversed_order
 from napari_mlbseg.training.results import Results
 from napari_mlbseg.training.schedule import Schedule
 from napari_mlbseg.training.slices import no_data_note
 from napari_mlbseg.training.step import Learner
-from napari_mlbseg.training.trainer import Focus
 
 __all__ = ["Training", "with_fitting_prior"]
 

@@ -15,11 +15,10 @@ from napari_mlbseg.initial_labels.known import known_labels
 from napari_mlbseg.task import SegmentationTask
 from napari_mlbseg.training.imports import gc_disabled
 from napari_mlbseg.training.initial_label_writer import InitialWriter
+from napari_mlbseg.training.progress import Focus
 from napari_mlbseg.training.results import NullResults, Results
 
 __all__ = ["train"]
-
-Focus = tuple[str, int]  # name of a volume, and the slice of it that the user looks at
 
 
 def train(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import napari.viewer
 from qtpy.QtWidgets import QPushButton
 
@@ -123,4 +125,4 @@ def _press(dock: MLBSegDock, button: QPushButton, why_not: str) -> None:
 
 def find_dock(viewer: napari.viewer.Viewer) -> MLBSegDock:
     """The dock of this viewer, opened if there is none."""
-    return open_dock(viewer)
+    return cast("MLBSegDock", open_dock(viewer))

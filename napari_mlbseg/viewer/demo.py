@@ -116,7 +116,7 @@ def _set_up(phantom: Phantom, seconds: float, folder: Path | None) -> _Stage:
         dock.controller.mark_clean(True, z)
     config = dock.controller.session.config
     dock.controller.session.config = config.updated(time_budget=seconds, preview_interval=1.0)
-    dock.controller.go_to((clean[1] + clean[2]) // 2)
+    dock.controller.workspace.go_to((clean[1] + clean[2]) // 2)
     return _Stage(viewer, dock, clean)
 
 

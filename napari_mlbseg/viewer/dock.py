@@ -62,7 +62,7 @@ class MLBSegDock(DockWidget):
         self._settle = QTimer(self, singleShot=True, interval=_SETTLE_MILLISECONDS)
         self._settle.timeout.connect(self._on_settled)
         self._order_tabs()
-        self.data.listen(self.controller.layers_changed, self._order_tabs)  # which may have brought rows
+        self.data.listen(self.controller.workspace.layers_changed, self._order_tabs)  # which may have brought rows
         self.train.listen(self.controller.complained, self._on_complained)
         self.train.listen(self.controller.asked, self._on_asked)
         self.train.listen(self.controller.session.state_changed, self._on_state_changed)
@@ -120,7 +120,7 @@ class MLBSegDock(DockWidget):
         layers = list(viewer.layers)
         selected = [layer for layer in layers if layer in viewer.layers.selection]
         for layer in (*selected, *layers):
-            self.controller.adopt(layer)
+            self.controller.workspace.adopt(layer)
 
 
 def _end(controller: DockController, panels: tuple[Panel, ...]) -> None:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_mlbseg.viewer.keys import SHORTCUTS, Shortcut
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_mlbseg.viewer.controllers.controller import DockController
+__all__ = ["Actions", "KeyBindings"]
 
-__all__ = ["KeyBindings"]
+
+class Actions(Protocol):
+    """What keys are bound to: an object with a method for each action of `SHORTCUTS`."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its dock is gone."""
+        ...
 
 
 class KeyBindings:
-    """Binds `SHORTCUTS` to the actions of a controller.
+    """Binds `SHORTCUTS` to actions.
 
     Parameters
     ----------
     viewer : Viewer
-    controller : DockController
+    actions : Actions
     """
 
-    def __init__(self, viewer: Viewer, controller: DockController) -> None:
-        self._viewer, self._controller = viewer, controller
+    def __init__(self, viewer: Viewer, actions: Actions) -> None:
+        self._viewer, self.actions = viewer, actions
         self._slots = {shortcut.key: _Slot(self, shortcut) for shortcut in SHORTCUTS.values()}
 
     def bind(self) -> None:
@@ -50,15 +57,15 @@ class _Slot:
     """One key of one dock."""
 
     def __init__(self, bindings: KeyBindings, shortcut: Shortcut) -> None:
-        self._controller = bindings._controller
+        self._actions = bindings.actions
         self._action = shortcut.action
         self.shadowed: Callable[..., Any] | None = None
 
     @property
     def is_closed(self) -> bool:
         """Whether its dock is gone."""
-        return self._controller.is_closed
+        return self._actions.is_closed
 
     def call(self, viewer: Any) -> None:
         """Do what the key stands for."""
-        getattr(self._controller, self._action)()
+        getattr(self._actions, self._action)()

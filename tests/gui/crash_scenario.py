@@ -30,7 +30,7 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
     dock = find_dock(viewer)
     person = Person(viewer, dock, Path(pictures) if pictures else None)
     session = dock.controller.session
-    person.wait_for(lambda: bool(dock.controller.bindings))
+    person.wait_for(lambda: bool(dock.controller.workspace.bindings))
     person.picture("01-open")
 
     person.click(dock.data.volume_rows[0].new)
@@ -61,14 +61,14 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
     while not dock.controller.reviewer.prediction().any():  # beyond the structure there is nothing to accept
         person.click(dock.review.skip)
         person.go_to_suggestion()
-    suggested = dock.controller.current_slice
+    suggested = dock.controller.workspace.current_slice
     person.picture("06-suggested")
     annotation = viewer.layers.selection.active
     assert not annotation.data[suggested].any()
     person.press("G")
     assert annotation.data[suggested].any(), "accepted"
     person.wait_for(
-        lambda: suggested in session.accepted_slices(session.volume(dock.controller.current.image.name).name)
+        lambda: suggested in session.accepted_slices(session.volume(dock.controller.workspace.current.image.name).name)
     )
     person.picture("07-accepted")
     rows = np.argwhere(annotation.data[suggested])
@@ -76,7 +76,7 @@ def main(image: str, labels: str, session_folder: str, pictures: str, seconds: f
     person.use("1", "erase")
     person.stroke([(lowest[0] + 2, lowest[1] + d) for d in (-6, -3, 0, 3, 6)])  # a correction along its lower edge
     person.use("2", "paint")
-    name = dock.controller.current.image.name
+    name = dock.controller.workspace.current.image.name
     person.wait_for(lambda: session.provenance(name, suggested).value == "corrected")
     person.press("K")
     person.wait_for(lambda: session.rounds[0].held_out_dice is not None)

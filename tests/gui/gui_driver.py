@@ -111,22 +111,22 @@ class Person:
         strip = self.dock.clean.strip
         self.dock.scroll.ensureWidgetVisible(strip, 0, 60)
         QTest.qWait(60)
-        x = (z + 0.5) * strip.width() / self.dock.controller.n_slices
+        x = (z + 0.5) * strip.width() / self.dock.controller.workspace.n_slices
         QTest.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPoint(int(x), strip.height() // 2))
-        if self.dock.controller.current_slice != z:  # of cells thinner than a pixel, the neighbour was hit
-            difference = z - self.dock.controller.current_slice
+        if self.dock.controller.workspace.current_slice != z:  # of cells thinner than a pixel, the neighbour was hit
+            difference = z - self.dock.controller.workspace.current_slice
             for _ in range(abs(difference)):
                 QTest.keyClick(strip, Qt.Key.Key_Right if difference > 0 else Qt.Key.Key_Left)
         QTest.qWait(120)
-        assert self.dock.controller.current_slice == z
+        assert self.dock.controller.workspace.current_slice == z
 
     def go_to_suggestion(self) -> None:
         """Click *Go there*, unless the suggested slice is in view."""
         self.wait(0.4)  # the panel tells news a moment later
-        wanted = self.dock.controller.reviewer.suggestion().slice
-        if wanted != self.dock.controller.current_slice:
+        wanted = self.dock.controller.workspace.suggestion().slice
+        if wanted != self.dock.controller.workspace.current_slice:
             self.click(self.dock.review.go)
-        assert self.dock.controller.current_slice == wanted
+        assert self.dock.controller.workspace.current_slice == wanted
 
     # -- painting --------------------------------------------------------------------------------------------------
 

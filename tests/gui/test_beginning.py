@@ -44,7 +44,7 @@ def filtered(open_dock, make_napari_viewer, image):
     dock.data.volume_rows[0].new.click()
     annotation = viewer.layers["heart annotation"]
     annotation.data[1, 10:20, 10:20] = 1
-    dock.controller.go_to(1)
+    dock.controller.workspace.go_to(1)
     dock.controller.mark_clean(True, 1)
     made.gate.clear()
     yield viewer, dock, annotation, made
@@ -115,7 +115,9 @@ def test_an_image_that_turns_out_to_hold_no_number_is_a_sentence(open_dock, wait
 def test_the_window_can_be_closed_meanwhile(filtered, wait_for, monkeypatch):
     viewer, dock, _, made = filtered
     controller = dock.controller
-    controller.set_initial_labels(controller.bindings[0], viewer.add_labels(made.array.astype(np.uint8), name="given"))
+    controller.workspace.set_initial_labels(
+        controller.workspace.bindings[0], viewer.add_labels(made.array.astype(np.uint8), name="given")
+    )
     controller.session.config = controller.session.config.updated(initial_labels="given")
     dock.train.button.click()
     assert controller.session.state is SessionState.PREPARING

@@ -50,7 +50,7 @@ def test_a_session_goes_on_with_the_layer_that_shows_its_image_already(open_dock
     shown = viewer.layers["heart"]
     dock.session.open_session(tmp_path / "heart.mlbseg")
     wait_for(lambda: len(viewer.layers) == 2)
-    assert dock.controller.current.image is shown
+    assert dock.controller.workspace.current.image is shown
     assert np.array_equal(viewer.layers["heart annotation"].data, painted)
     assert [volume.name for volume in dock.controller.session] == ["heart"]
 
@@ -83,7 +83,7 @@ def test_an_image_that_was_changed_in_the_viewer_is_the_one_that_comes_back(
     assert exported.header.get_zooms() == pytest.approx(scale[::-1])
     assert np.array_equal(np.asarray(exported.dataobj).T, viewer.layers["heart annotation"].data)
     viewer.layers.clear()
-    wait_for(lambda: not dock.controller.bindings)
+    wait_for(lambda: not dock.controller.workspace.bindings)
     dock.session.open_session(path)
     wait_for(lambda: "heart annotation" in viewer.layers)
     assert np.array_equal(viewer.layers["heart"].data, shown)

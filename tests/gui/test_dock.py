@@ -33,7 +33,7 @@ def paint_with_the_mouse(qtbot, viewer, points):
 
 def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, wait_for):
     viewer, dock, annotation = heart
-    dock.controller.go_to(4)
+    dock.controller.workspace.go_to(4)
     qtbot.wait(100)
     paint_with_the_mouse(qtbot, viewer, [(20, 15), (22, 20), (24, 25)])
     assert annotation.data[4].any()
@@ -43,7 +43,7 @@ def test_painting_with_the_mouse_and_marking_by_button_and_by_key(qtbot, heart, 
     qtbot.mouseClick(dock.clean.mark, Qt.MouseButton.LeftButton)
     assert dock.clean.list.item(0).text() == "Slice 4"
     assert dock.clean.mark.isChecked()
-    dock.controller.go_to(7)
+    dock.controller.workspace.go_to(7)
     assert not dock.clean.mark.isChecked()
     for layer_is_painted in (True, False):  # the key must work whichever layer is selected
         viewer.layers.selection.active = annotation if layer_is_painted else viewer.layers["heart"]
@@ -67,7 +67,7 @@ def test_the_list_jumps_and_removes(qtbot, heart):
         dock.controller.mark_clean(True, z)
     first = dock.clean.list.visualItemRect(dock.clean.list.item(0)).center()
     qtbot.mouseClick(dock.clean.list.viewport(), Qt.MouseButton.LeftButton, pos=first)
-    assert dock.controller.current_slice == 2
+    assert dock.controller.workspace.current_slice == 2
     qtbot.keyClick(dock.clean.list, Qt.Key.Key_Delete)
     assert [dock.clean.list.item(i).text() for i in range(dock.clean.list.count())] == ["Slice 9  (all background)"]
     assert not dock.clean.mark.isChecked()
@@ -77,14 +77,14 @@ def test_the_strip_jumps(qtbot, heart):
     _viewer, dock, _annotation = heart
     strip = dock.clean.strip
     qtbot.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPoint(int(strip.width() * 10.5 / 12), 10))
-    assert dock.controller.current_slice == 10
+    assert dock.controller.workspace.current_slice == 10
     qtbot.keyClick(strip, Qt.Key.Key_Left)
-    assert dock.controller.current_slice == 9
+    assert dock.controller.workspace.current_slice == 9
 
 
 def test_undo_is_seen(qtbot, heart, wait_for):
     _viewer, dock, annotation = heart
-    dock.controller.go_to(4)
+    dock.controller.workspace.go_to(4)
     annotation.paint((4, 20, 20), 1)
     wait_for(lambda: "painted" in dock.clean.status.text() and "nothing" not in dock.clean.status.text())
     annotation.undo()
@@ -115,9 +115,9 @@ def test_a_view_along_another_axis_can_be_turned(heart):
     assert not dock.clean.turn.isVisible()
     viewer.dims.ndisplay = 3
     assert not dock.clean.mark.isEnabled()
-    dock.controller.go_to(3)
+    dock.controller.workspace.go_to(3)
     assert viewer.dims.ndisplay == 2
-    assert dock.controller.current_slice == 3
+    assert dock.controller.workspace.current_slice == 3
 
 
 def test_an_image_that_is_no_stack_has_no_slices_to_turn_to(open_dock, make_napari_viewer, image, wait_for):
@@ -127,7 +127,7 @@ def test_an_image_that_is_no_stack_has_no_slices_to_turn_to(open_dock, make_napa
     viewer.add_image(image[0], name="flat")
     viewer.layers.remove("heart")
     wait_for(lambda: dock.data.problem.text() == "Choose an image.")
-    dock.controller.set_layers([(viewer.layers["flat"], None)])
+    dock.controller.workspace.set_layers([(viewer.layers["flat"], None)])
     assert "not a stack" in dock.data.problem.text()
     assert dock.clean.status.text() == "This image has no slices."
     assert not dock.clean.turn.isVisible()
@@ -137,19 +137,19 @@ def test_the_current_slice_follows_transforms(open_dock, make_napari_viewer, ima
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, name="heart", scale=(2.5, 1, 1), translate=(-7, 0, 0))
     _, dock = open_dock(viewer)
-    assert dock.controller.slice_axis == 0
+    assert dock.controller.workspace.slice_axis == 0
     for z in (0, 5, 11):
-        dock.controller.go_to(z)
-        assert dock.controller.current_slice == z
+        dock.controller.workspace.go_to(z)
+        assert dock.controller.workspace.current_slice == z
     viewer.dims.set_point(0, -7 + 2.5 * 4)
-    assert dock.controller.current_slice == 4
+    assert dock.controller.workspace.current_slice == 4
 
 
 def test_coarsest_axis_is_the_slice_axis(open_dock, make_napari_viewer, image):
     viewer = make_napari_viewer(strict_qt="raise")
     viewer.add_image(image, scale=(1, 1, 3))
     _, dock = open_dock(viewer)
-    assert dock.controller.slice_axis == 2
+    assert dock.controller.workspace.slice_axis == 2
 
 
 # -- what is seen ----------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_closing_in_each_state_ends_the_session_and_leaks_no_widget(
         job.say(Finished(reason=FinishReason.TIME, steps=1, seconds=1))
         wait_for(lambda: controller.session.state is SessionState.IDLE)
     viewer.window.remove_dock_widget("all")
-    wait_for(lambda: controller._closed)
+    wait_for(lambda: controller.is_closed)
     assert controller.session.state is SessionState.IDLE
     assert not {w for w in QApplication.topLevelWidgets() if w not in before and w.isVisible()}
     if state == "finished":

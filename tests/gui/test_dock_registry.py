@@ -92,7 +92,7 @@ def test_opened_from_the_menus_all_docks_work_together_through_napari_s_proxies(
     main.data.volume_rows[0].new.click()
     viewer.layers["heart annotation"].data[3, 8:16, 8:16] = 1
     main.controller.mark_clean(True, 3)
-    main.controller.go_to(3)
+    main.controller.workspace.go_to(3)
     main.train.curves.click()
     main.results.inspect.click()
     curves, inspector = (

@@ -92,7 +92,7 @@ def _all_nan(viewer, dock):
 
 def _one_slice(viewer, dock):
     _new(viewer, dock, np.ones((1, 32, 32)))[0, 4:9, 4:9] = 1
-    dock.controller.set_slices(0, False)
+    dock.controller.workspace.set_slices(0, False)
     dock.controller.mark_clean(True, 0)
 
 
@@ -107,14 +107,14 @@ def _four_axes(viewer, dock):
 def _labels_of_another_shape(viewer, dock):
     image = viewer.add_image(np.ones((5, 32, 32)), name="heart")
     labels = viewer.add_labels(np.ones((5, 30, 32), dtype=int))
-    dock.controller.set_layers([(image, labels)])
+    dock.controller.workspace.set_layers([(image, labels)])
     dock.controller.mark_clean(True, 2)
 
 
 def _negative_labels(viewer, dock):
     image = viewer.add_image(np.ones((5, 32, 32)), name="heart")
     labels = viewer.add_labels(np.full((5, 32, 32), -2))
-    dock.controller.set_layers([(image, labels)])
+    dock.controller.workspace.set_layers([(image, labels)])
     dock.controller.mark_clean(True, 2)
 
 

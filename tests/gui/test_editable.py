@@ -87,7 +87,7 @@ def test_labels_that_can_only_be_read_are_painted_on_in_memory(opened, labels, t
     assert layer.data[5].any()
     assert np.array_equal(layer.data[3], labels[3])
     session = dock.controller.session
-    assert session.volume_of(dock.controller.bindings[0].uid).annotation is layer.data
+    assert session.volume_of(dock.controller.workspace.bindings[0].uid).annotation is layer.data
     wait_for(lambda: 5 in session.painted_slices("heart"))
     person.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     assert not layer.data[5].any()
@@ -121,7 +121,7 @@ def test_what_does_not_fit_into_memory_is_locked_and_says_what_to_do(opened, lab
     job = dock.controller.session.current_round.job
     job.write("heart", (5,), pseudo_labels=1)
     wait_for(lambda: any(is_result(other) for other in viewer.layers))
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     dock.controller.accept()
     assert "'cells' can only be read" in dock.train.complaint.text()
     dock.data.volume_rows[0].new.click()
@@ -138,7 +138,7 @@ def test_labels_that_cannot_be_read_whole_say_so(opened, labels, wait_for):
     parts = SliceReader(read, labels.shape, labels.dtype, 0)
     _viewer, dock, layer = opened(lambda viewer: viewer.add_labels(parts, name="cells"))
     wait_for(lambda: "a part of the file is missing" in dock.data.problem.text())
-    dock.controller.sync()
+    dock.controller.workspace.sync()
     assert not layer.editable
 
 
@@ -217,7 +217,7 @@ def test_a_duplicated_prediction_is_corrected_with_the_brush(predicted, wait_for
     assert copy.data[5].all(), "what is a person's does not change with the training"
     row.annotation.setCurrentText(copy.name)
     row.annotation.activated.emit(row.annotation.currentIndex())
-    assert dock.controller.bindings[0].annotation == copy
+    assert dock.controller.workspace.bindings[0].annotation == copy
     wait_for(lambda: {5, 6} <= dock.controller.session.painted_slices("heart"))
 
 

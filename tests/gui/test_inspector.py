@@ -48,7 +48,7 @@ def inspected(open_dock, make_napari_viewer, image):
             tuple(clean if axis == slice_axis else slice(8, 16) for axis in range(3))
         ] = 1
         dock.controller.mark_clean(True, clean)
-        dock.controller.go_to(clean)
+        dock.controller.workspace.go_to(clean)
         inspector = WeightInspectorDock(viewer)
         viewer.window.add_dock_widget(inspector, name="Weight inspector", area="right")
         press_train(dock)
@@ -96,7 +96,7 @@ def test_numbers_of_the_slice_in_view_are_those_of_the_job(inspected, wait_for, 
     both = write_random(job, range(12))
     wait_for(lambda: inspector._means is not None and inspector._means.is_complete)
     for z in (3, 7):
-        dock.controller.go_to(z)
+        dock.controller.workspace.go_to(z)
         wait_for(lambda z=z: inspector.profile.mark.value() == z)
         initial, pseudo = both[:, z]
         for key, values in (
@@ -127,7 +127,7 @@ def test_scrolling_reads_the_slices_that_stay_in_view_and_does_not_draw_the_mark
     monkeypatch.setattr(VolumeMaps, "slice", lambda maps, z: read.append(z) or maps_of(maps, z))
     monkeypatch.setattr(inspector.untrusted, "show", lambda *arguments: redrawn.append(arguments))
     for z in range(12):
-        dock.controller.go_to(z)
+        dock.controller.workspace.go_to(z)
     wait_for(lambda: inspector.headline.text() == "heart, round 1, slice 11")
     assert read == [11]
     assert not redrawn
@@ -197,7 +197,7 @@ def test_a_click_on_the_profile_goes_to_the_slice(inspected, wait_for, qtbot):
     scene = plot.item.vb.mapViewToScene(plot.item.vb.viewRect().center())
     view = plot.view.mapFromScene(scene)
     qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=plot.view.mapTo(plot, view))
-    assert dock.controller.current_slice in (5, 6)
+    assert dock.controller.workspace.current_slice in (5, 6)
 
 
 def test_thousands_of_slices_are_read_in_bites_the_whole_stack_first():
@@ -247,7 +247,7 @@ def test_untrusted_pixels_are_a_result_layer_that_is_updated_in_place(inspected,
     wait_for(lambda: np.asarray(layer._slice.image.raw).max() == 0)  # it is redrawn, too
     assert is_result(layer)
     dock.data.volume_rows[0].annotation.set_choices([], None)
-    dock.controller.layers_changed.emit()
+    dock.controller.workspace.layers_changed.emit()
     offered = dock.data.volume_rows[0].annotation
     assert layer.name not in [offered.itemText(i) for i in range(offered.count())]
     assert not layer.editable
@@ -382,7 +382,12 @@ def test_hidden_it_costs_nothing_and_keeps_no_file(inspected, wait_for):
     write_random(job, range(12))
     wait_for(lambda: inspector.body.isVisible() and inspector._means.is_complete)
     session, controller = dock.controller.session, dock.controller
-    signals = (session.event_received, controller.slice_changed, controller.layers_changed, controller.results.changed)
+    signals = (
+        session.event_received,
+        controller.workspace.slice_changed,
+        controller.workspace.layers_changed,
+        controller.results.changed,
+    )
     listening = [len(signal) for signal in signals]
     cursor = len(viewer.cursor.events.position.callbacks)
     inspector.hide()

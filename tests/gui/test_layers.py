@@ -31,7 +31,7 @@ def trained(open_dock, make_napari_viewer, image, wait_for):
         annotation = viewer.layers["heart annotation"]
         for z in clean:
             annotation.data[tuple(z if axis == slice_axis else slice(8, 16) for axis in range(3))] = 3
-            dock.controller.go_to(z)
+            dock.controller.workspace.go_to(z)
             dock.clean.mark.click()
         press_train(dock)
         assert dock.train.complaint.text() == ""
@@ -127,7 +127,7 @@ def test_updated_in_place_round_after_round(trained, wait_for):
 
 def test_the_view_is_redrawn(trained, wait_for):
     viewer, dock, job = trained()
-    dock.controller.go_to(8)
+    dock.controller.workspace.go_to(8)
     job.write("heart", (8,), pseudo_labels=3)
     wait_for(lambda: n_results(viewer) == 1)
     layer = result(viewer, "pseudo_labels")
@@ -220,7 +220,7 @@ def test_two_images_are_one_task_with_layers_each(open_dock, make_napari_viewer,
     assert [row.image.value().name for row in dock.data.volume_rows] == ["first", "second"]
     viewer.layers["first annotation"].data[3, 4:9, 4:9] = 1
     viewer.layers.selection.active = viewer.layers["first annotation"]
-    dock.controller.go_to(3)
+    dock.controller.workspace.go_to(3)
     dock.clean.mark.click()
     press_train(dock)
     assert dock.train.complaint.text() == ""

@@ -25,8 +25,8 @@ def test_flipped_labels_are_copied_onto_their_image(make_napari_viewer, qtbot, t
     viewer.window.add_dock_widget(dock)
     viewer.open([tmp_path / "scan.nii.gz"], plugin="napari-mlbseg")
     viewer.open([tmp_path / "scan_label.nii.gz"], plugin="napari-mlbseg")
-    qtbot.waitUntil(lambda: dock.controller.bindings[0].annotation is not None)
-    annotation = dock.controller.bindings[0].annotation
+    qtbot.waitUntil(lambda: dock.controller.workspace.bindings[0].annotation is not None)
+    annotation = dock.controller.workspace.bindings[0].annotation
     assert annotation.name == "scan_label on scan"
     assert np.array_equal(annotation.data, MASK)
     assert np.array_equal(viewer.layers["scan_label"].data, np.asarray(stored.dataobj).T)
@@ -46,5 +46,5 @@ def test_labels_of_another_place_are_not_taken(make_napari_viewer, qtbot, tmp_pa
     for name in ("scan", "scan_label"):
         viewer.open([tmp_path / f"{name}.nii.gz"], plugin="napari-mlbseg")
     qtbot.wait(50)
-    assert dock.controller.bindings[0].annotation is None
+    assert dock.controller.workspace.bindings[0].annotation is None
     assert "elsewhere in the world" in dock.data.problem.text()

@@ -33,7 +33,7 @@ def reviewed(heart, wait_for):
         if box.isEnabled() and not box.isChecked():
             box.click()
     wait_for(lambda: dock.controller.reviewer.has_prediction())
-    dock.controller.go_to(10)
+    dock.controller.workspace.go_to(10)
     return viewer, dock, annotation
 
 
@@ -47,7 +47,7 @@ def use_everything(viewer, dock) -> None:
         button.click()
     controller.mark_clean(True)
     controller.next_suggestion()
-    controller.turn_view()
+    controller.workspace.turn_view()
     controller.session.save()
     for _ in range(3):
         controller._on_tick()
@@ -65,8 +65,8 @@ def test_an_image_of_another_shape_is_told_in_a_sentence(reviewed):
         assert "press New" in dock.train.complaint.text()
         assert np.array_equal(annotation.data, painted)
         image.data = before
-        assert controller.current.annotation is annotation, "with the pixels of before, they are a pair again"
-        assert 3 in controller.clean_slices(controller.current)
+        assert controller.workspace.current.annotation is annotation, "with the pixels of before, they are a pair again"
+        assert 3 in controller.workspace.clean_slices(controller.workspace.current)
         assert np.array_equal(controller.session.volume("heart").annotation, painted)
     use_everything(viewer, dock)
     press_train(dock)
@@ -82,6 +82,6 @@ def test_an_annotation_of_another_shape_is_told_in_a_sentence(reviewed, wait_for
     press_train(dock)
     assert "press New" in dock.train.complaint.text()
     dock.data.volume_rows[0].restore.click()
-    wait_for(lambda: dock.controller.current.annotation is not None)
-    assert np.array_equal(dock.controller.current.annotation.data, painted)
-    assert 3 in dock.controller.clean_slices(dock.controller.current)
+    wait_for(lambda: dock.controller.workspace.current.annotation is not None)
+    assert np.array_equal(dock.controller.workspace.current.annotation.data, painted)
+    assert 3 in dock.controller.workspace.clean_slices(dock.controller.workspace.current)

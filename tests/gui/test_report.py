@@ -44,5 +44,5 @@ def test_a_session_tells_shapes_and_counts(heart):
     _, dock, _ = heart
     facts = environment.session_facts(dock.controller.session)
     (volume,) = facts["volumes"].values()
-    assert volume["shape"] == list(dock.controller.bindings[0].image.data.shape)
+    assert volume["shape"] == list(dock.controller.workspace.bindings[0].image.data.shape)
     assert facts["rounds"] == []

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("fake_jobs")]
 
 def _delete_annotation(viewer, dock, wait_for) -> None:
     viewer.layers.remove(viewer.layers["heart annotation"])
-    wait_for(lambda: dock.controller.current.annotation is None)
+    wait_for(lambda: dock.controller.workspace.current.annotation is None)
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -26,7 +26,7 @@ def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_
     painted = annotation.data.copy()
     _delete_annotation(viewer, dock, wait_for)
     assert "press Restore" in dock.data.problem.text()
-    assert controller.clean_slices(controller.current) == set()
+    assert controller.workspace.clean_slices(controller.workspace.current) == set()
     if anew:
         dock.data.volume_rows[0].new.click()
         viewer.layers["heart annotation"].data[5, 10:20, 10:20] = 1
@@ -36,8 +36,8 @@ def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_
         row = dock.data.volume_rows[0]
         assert row.restore.isVisible()
         row.restore.click()
-        wait_for(lambda: (layer := controller.current.annotation) and np.array_equal(layer.data, painted))
-        assert controller.clean_slices(controller.current) == {3}
+        wait_for(lambda: (layer := controller.workspace.current.annotation) and np.array_equal(layer.data, painted))
+        assert controller.workspace.clean_slices(controller.workspace.current) == {3}
         assert not row.restore.isVisible(), "nothing is missing any more"
         assert dock.data.problem.text() == ""
 
@@ -51,7 +51,7 @@ def test_a_deleted_annotation_comes_back_at_once_and_when_the_session_is_opened_
     controller.session.save()
     assert len(list(path.glob("images/*"))) == 1, "the image is copied once"
     viewer.layers.clear()
-    wait_for(lambda: not controller.bindings)
+    wait_for(lambda: not controller.workspace.bindings)
     elsewhere = path.with_name("again.mlbseg")
     controller.session.save_as(elsewhere)
     controller.session.close()
@@ -75,5 +75,5 @@ def test_a_session_that_is_opened_again_shows_the_midst_of_what_is_painted(heart
     viewer.layers.clear()
     viewer, dock = open_dock()
     dock.session.open_session(elsewhere)
-    wait_for(lambda: "heart" in viewer.layers and dock.controller.current_slice == 9)
-    assert dock.controller.clean_slices(dock.controller.current) == {7, 9, 10}
+    wait_for(lambda: "heart" in viewer.layers and dock.controller.workspace.current_slice == 9)
+    assert dock.controller.workspace.clean_slices(dock.controller.workspace.current) == {7, 9, 10}

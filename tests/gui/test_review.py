@@ -37,7 +37,7 @@ def reviewed(open_dock, make_napari_viewer, image, wait_for):
     dock.data.volume_rows[0].new.click()
     annotation = viewer.layers["heart annotation"]
     annotation.data_setitem(tuple(np.argwhere(np.ones((1, 6, 6))).T + np.array([[3], [10], [10]])), 1)
-    dock.controller.go_to(3)
+    dock.controller.workspace.go_to(3)
     dock.clean.mark.click()
     predict(dock, wait_for, 1)
     return viewer, dock, annotation
@@ -53,7 +53,7 @@ def predict(dock, wait_for, label):
 
 def test_accepting_is_one_undo_and_spares_what_is_painted(qtbot, reviewed, wait_for):
     viewer, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 4, 4), 2)
     before = annotation.data.copy()
     qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "G")
@@ -74,7 +74,7 @@ def test_accepting_is_one_undo_and_spares_what_is_painted(qtbot, reviewed, wait_
 
 def test_accepting_over_what_is_painted_only_when_asked(qtbot, reviewed):
     _, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 4, 4), 2)
     dock.review.over.click()
     dock.review.accept.click()
@@ -85,26 +85,26 @@ def test_accepting_over_what_is_painted_only_when_asked(qtbot, reviewed):
 
 def test_rejecting_takes_back_what_was_accepted_and_suggests_the_slice(qtbot, reviewed, wait_for):
     viewer, dock, annotation = reviewed
-    dock.controller.go_to(8)
+    dock.controller.workspace.go_to(8)
     dock.review.accept.click()
     assert annotation.data[8].all()
     qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "W")
     assert not annotation.data[8].any()
-    assert dock.controller.reviewer.suggestion().slice == 8
+    assert dock.controller.workspace.suggestion().slice == 8
     wait_for(lambda: "rejected" in dock.review.status.text())
     annotation.paint((8, 4, 4), 2)
     dock.review.reject.click()
     assert (annotation.data[8] == 2).any(), "what was painted stays"
-    dock.controller.go_to(2)
+    dock.controller.workspace.go_to(2)
     qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "N")
-    assert dock.controller.current_slice == 8
+    assert dock.controller.workspace.current_slice == 8
     dock.review.skip.click()
-    assert dock.controller.reviewer.suggestion().slice != 8
+    assert dock.controller.workspace.suggestion().slice != 8
 
 
 def test_only_a_region_is_accepted(reviewed):
     viewer, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     dock.review.region.click()
     region = viewer.layers.selection.active
     assert region.mode == "add_polygon_lasso"
@@ -123,7 +123,7 @@ def test_only_a_region_is_accepted(reviewed):
 
 def test_only_a_region_is_rejected(reviewed):
     viewer, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 15, 10), 2)
     painted = annotation.data[5].copy()
     dock.review.accept.click()
@@ -145,13 +145,13 @@ def test_only_a_region_is_rejected(reviewed):
 @pytest.mark.parametrize("is_away", [False, True])
 def test_what_was_painted_after_an_undo_is_not_taken_for_accepted(reviewed, is_away):
     _, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 3, 3), 2)
     dock.review.accept.click()
     if is_away:
-        dock.controller.go_to(8)
+        dock.controller.workspace.go_to(8)
     annotation.undo()
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 12, 12), 1)  # the label that was predicted there
     painted = annotation.data[5].copy()
     dock.review.reject.click()
@@ -160,7 +160,7 @@ def test_what_was_painted_after_an_undo_is_not_taken_for_accepted(reviewed, is_a
 
 def test_rejecting_gives_back_what_was_accepted_over(reviewed):
     _, dock, annotation = reviewed
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     annotation.paint((5, 15, 10), 2)
     painted = annotation.data[5].copy()
     dock.review.over.click()
@@ -188,7 +188,7 @@ def test_accepts_undone_over_ten_rounds_leave_the_voxels_as_they_were(reviewed, 
     for number in range(10):
         predict(dock, wait_for, number % 2)
         for z in (1, 6, 9):
-            dock.controller.go_to(z)
+            dock.controller.workspace.go_to(z)
             dock.review.accept.click()
         while not np.array_equal(annotation.data, before):
             annotation.undo()
@@ -201,7 +201,7 @@ def test_accepts_undone_over_ten_rounds_leave_the_voxels_as_they_were(reviewed, 
 
 def test_rounds_are_restored_compared_and_deleted(qtbot, reviewed, wait_for):
     viewer, dock, annotation = reviewed
-    dock.controller.go_to(6)
+    dock.controller.workspace.go_to(6)
     predict(dock, wait_for, 0)
     panel, session = dock.rounds, dock.controller.session
     assert [panel.table.topLevelItem(i).text(0) for i in range(2)] == ["▶ 2", "1"]
@@ -243,7 +243,7 @@ def test_a_difference_tells_what_is_gone_new_and_other():
 
 def test_a_corrected_slice_scores_the_round_in_the_table(reviewed, wait_for):
     _, dock, annotation = reviewed
-    dock.controller.go_to(7)
+    dock.controller.workspace.go_to(7)
     dock.review.accept.click()
     annotation.data_setitem(tuple(np.argwhere(np.ones((1, 24, 40))).T + np.array([[7], [0], [0]])), 0)  # half of it
     dock.clean.mark.click()
@@ -273,7 +273,7 @@ def test_a_session_is_saved_and_opened_from_the_panel(qtbot, reviewed, wait_for,
     wait_for(lambda: "heart annotation" in viewer.layers and again.controller.reviewer.has_prediction(), 20)
     assert np.array_equal(viewer.layers["heart annotation"].data, painted)
     assert again.controller.session.volume("heart").clean == clean
-    assert again.controller.clean_slices(again.controller.current) == clean
+    assert again.controller.workspace.clean_slices(again.controller.workspace.current) == clean
     viewer.layers["heart annotation"].paint((9, 5, 5), 1)
     wait_for(lambda: 9 in again.controller.session.painted_slices("heart"))
     predict(again, wait_for, 1)
@@ -348,7 +348,7 @@ def test_an_estimate_leaves_one_out(reviewed, wait_for):
     _, dock, _ = reviewed
     assert not dock.rounds.check.isEnabled(), "three clean slices are needed"
     for z in (5, 7):
-        dock.controller.go_to(z)
+        dock.controller.workspace.go_to(z)
         dock.review.accept.click()
         dock.clean.mark.click()
     dock.rounds.check.click()
@@ -372,7 +372,7 @@ def answer(dock, button):
 def test_what_is_clean_is_not_rejected_before_a_question_is_answered(qtbot, reviewed, wait_for):
     viewer, dock, annotation = reviewed
     canvas, session = viewer.window._qt_viewer.canvas.native, dock.controller.session
-    dock.controller.go_to(5)
+    dock.controller.workspace.go_to(5)
     dock.review.accept.click()
     dock.clean.mark.click()
     painted = annotation.data.copy()
@@ -393,7 +393,7 @@ def test_what_is_clean_is_not_rejected_before_a_question_is_answered(qtbot, revi
 def test_a_clean_slice_that_a_person_painted_has_nothing_to_reject(reviewed):
     _, dock, annotation = reviewed
     painted = annotation.data.copy()
-    dock.controller.go_to(3)
+    dock.controller.workspace.go_to(3)
     dock.review.reject.click()
     assert np.array_equal(annotation.data, painted)
     assert "clean" in dock.train.complaint.text()
@@ -404,7 +404,7 @@ def test_a_clean_slice_that_a_person_painted_has_nothing_to_reject(reviewed):
 def test_accepting_adds_to_a_clean_slice_only_after_a_yes(reviewed, wait_for):
     _, dock, annotation = reviewed
     painted = annotation.data.copy()
-    dock.controller.go_to(3)
+    dock.controller.workspace.go_to(3)
     wait_for(lambda: "what you painted counts" in dock.review.status.text())
     dock.controller.accept()
     assert np.array_equal(annotation.data, painted)
@@ -417,11 +417,11 @@ def test_accepting_adds_to_a_clean_slice_only_after_a_yes(reviewed, wait_for):
 
 def test_slices_that_are_clean_along_another_axis_are_not_written_on(reviewed, wait_for):
     _, dock, annotation = reviewed
-    dock.controller.set_slices(1, False)
+    dock.controller.workspace.set_slices(1, False)
     dock.controller.mark_clean(True, 12)
     press_train(dock)
     dock.controller.session.current_round.job.predict(1, range(48))
-    dock.controller.go_to(20)
+    dock.controller.workspace.go_to(20)
     wait_for(dock.controller.reviewer.has_prediction)
     painted = annotation.data[3].copy()
     dock.review.over.click()
@@ -434,9 +434,9 @@ def test_an_empty_slice_between_painted_clean_ones_is_background_only_after_a_ye
     viewer, dock, annotation = reviewed
     session, canvas = dock.controller.session, viewer.window._qt_viewer.canvas.native
     annotation.data_setitem((np.array([9]), np.array([20]), np.array([20])), 1)
-    dock.controller.go_to(9)
+    dock.controller.workspace.go_to(9)
     qtbot.keyClick(canvas, "K")
-    dock.controller.go_to(6)
+    dock.controller.workspace.go_to(6)
     qtbot.keyClick(canvas, "K")
     assert session.volume("heart").clean == {3, 9}
     words = answer(dock, QMessageBox.StandardButton.No)
@@ -447,6 +447,6 @@ def test_an_empty_slice_between_painted_clean_ones_is_background_only_after_a_ye
     assert session.volume("heart").clean == {3, 9}
     answer(dock, QMessageBox.StandardButton.Yes)
     assert session.volume("heart").clean == {3, 6, 9}
-    dock.controller.go_to(11)
+    dock.controller.workspace.go_to(11)
     qtbot.keyClick(canvas, "K")
     assert session.volume("heart").clean == {3, 6, 9, 11}, "beyond them, nothing painted means background"

@@ -53,7 +53,9 @@ def show(dock, name, wait_for):
     row = next(row for row in range(len(NAMES)) if table.model().index(row, 0).data() == name)
     table.selectRow(row)
     table.activated.emit(table.model().index(row, 0))
-    wait_for(lambda: dock.controller.current is not None and dock.controller.current.image.name == name)
+    wait_for(
+        lambda: dock.controller.workspace.current is not None and dock.controller.workspace.current.image.name == name
+    )
 
 
 def table_of(dock):
@@ -85,7 +87,7 @@ def test_a_table_is_added_and_the_first_comes_into_view(study, folder, wait_for)
 def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     viewer, dock = study
     controller = dock.controller
-    controller.go_to(4)
+    controller.workspace.go_to(4)
     viewer.layers["a annotation"].paint((4, 5, 5), 2)
     controller.reviewer.draw_region()
     table = dock.volumes.table
@@ -102,13 +104,13 @@ def test_switching_by_mouse_and_by_key_loses_nothing(study, qtbot, wait_for):
     table.setFocus()
     qtbot.keyClick(table, Qt.Key.Key_Up)
     qtbot.keyClick(table, Qt.Key.Key_Return)
-    wait_for(lambda: controller.current.image.name == "a")
-    assert controller.current_slice == 4, "where it was left"
+    wait_for(lambda: controller.workspace.current.image.name == "a")
+    assert controller.workspace.current_slice == 4, "where it was left"
     assert viewer.layers["a annotation"].visible
     assert not viewer.layers["b annotation"].visible
     for name in ("c", "d", "e"):
         show(dock, name, wait_for)
-    assert len(controller.bindings) == AT_ONCE
+    assert len(controller.workspace.bindings) == AT_ONCE
     assert "b annotation" not in viewer.layers, "it was not looked at for longest"
     for name in ("c", "d", "e"):
         assert not viewer.layers[f"{name} annotation"].data.any()

@@ -46,7 +46,7 @@ def atrium(open_dock, make_napari_viewer):
     annotation = viewer.layers["atrium annotation"]
     annotation.data[list(clean)] = 4 * phantom.labels[list(clean)]
     for z in clean:
-        dock.controller.go_to(z)
+        dock.controller.workspace.go_to(z)
         dock.clean.mark.click()
     session = dock.controller.session
     session.config = session.config.updated(time_budget=SECONDS, preview_interval=0.5, device="cpu")
@@ -79,7 +79,7 @@ def test_layers_come_improve_and_leave_the_painted_voxels_alone(atrium, wait_for
             first_looks.append(dice(found, truth[others]))
 
     session.event_received.connect(look)
-    dock.controller.go_to(int(others[len(others) // 2]))  # the slice in view comes first
+    dock.controller.workspace.go_to(int(others[len(others) // 2]))  # the slice in view comes first
     press_train(dock)
     assert dock.train.complaint.text() == ""
     wait_for(lambda: "atrium pseudo-labels" in viewer.layers, AT_MOST)

@@ -23,9 +23,9 @@ def test_the_slice_in_view_is_the_one_that_is_marked(open_dock, make_napari_view
     viewer.add_image(stack, name="other", scale=tuple(times * s for s in (2, 0.5, 0.5)), units=(other,) * 3)
     viewer.layers.selection.active = annotation
     viewer.dims.set_current_step(0, 5)
-    assert dock.controller.current_slice == 5 == mine._slice.image.raw.flat[0]
-    dock.controller.go_to(10)
-    assert dock.controller.current_slice == 10 == mine._slice.image.raw.flat[0]
+    assert dock.controller.workspace.current_slice == 5 == mine._slice.image.raw.flat[0]
+    dock.controller.workspace.go_to(10)
+    assert dock.controller.workspace.current_slice == 10 == mine._slice.image.raw.flat[0]
     annotation.data_setitem((np.array([10]), np.array([3]), np.array([3])), 1)
     dock.clean.mark.click()
     assert dock.controller.session.volume("mine").clean == {10}
@@ -43,21 +43,21 @@ def test_a_sample_opens_ready_to_paint_on(open_dock, make_napari_viewer):
         getattr(viewer, f"add_{kind}")(data, **options)
     _, dock = open_dock(viewer)
     controller = dock.controller
-    assert controller.slice_axis == 0
-    assert controller.current_slice is not None, "the view scrolls through the slices"
+    assert controller.workspace.slice_axis == 0
+    assert controller.workspace.current_slice is not None, "the view scrolls through the slices"
     row = dock.data.volume_rows[0]
     assert row.annotation.value() is None, "the truth is nobody's annotation"
     assert "phantom truth" not in [row.annotation.itemText(i) for i in range(row.annotation.count())]
     row.new.click()
-    assert controller.current.annotation is viewer.layers["phantom annotation"]
+    assert controller.workspace.current.annotation is viewer.layers["phantom annotation"]
 
 
 def test_the_view_turns_to_the_slices_of_an_image_that_lie_along_another_axis(open_dock, make_napari_viewer):
     viewer = make_napari_viewer(show=True, strict_qt="raise")
     viewer.add_image(np.random.default_rng(0).random((20, 24, 6)), scale=(0.5, 0.5, 3), name="sagittal")
     _, dock = open_dock(viewer)
-    assert dock.controller.slice_axis == 2
-    assert dock.controller.current_slice is not None
+    assert dock.controller.workspace.slice_axis == 2
+    assert dock.controller.workspace.current_slice is not None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import distributed
 from dask import config as dask_config
 
-from napari_mlbseg import __version__
+from napari_mlbseg._version import __version__
 from napari_mlbseg.jobs.dask import remote
 
 __all__ = [

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_mlbseg import __version__
 from napari_mlbseg._util.files import write_atomically
+from napari_mlbseg._version import __version__
 from napari_mlbseg.events import to_json
 from napari_mlbseg.jobs.backend import JobState
 from napari_mlbseg.jobs.folder import JobFolder, Request

@@ -1,48 +1,45 @@
-"""The record of a session as it is now: what ``session.json`` will hold."""
+"""The records of a session's volumes as they are now: what ``session.json`` will hold of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from napari_mlbseg import __version__
 from napari_mlbseg.session.clean_slices import SliceMarks
-from napari_mlbseg.session.persistence.schema import MarksRecord, RoundRecord, SessionRecord, VolumeRecord
+from napari_mlbseg.session.persistence.schema import MarksRecord, VolumeRecord
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 if TYPE_CHECKING:
     from napari_mlbseg.session.persistence.autosave import Autosave
-    from napari_mlbseg.session.session import SegmentationSession
 
-__all__ = ["make_record"]
-
-
-def make_record(session: SegmentationSession, autosave: Autosave) -> SessionRecord:
-    """What is to be kept of a session."""
-    return SessionRecord(
-        version=__version__,
-        classes=tuple(session.known_classes()),
-        config=session.config.model_dump(mode="json"),
-        volumes=_volumes(session, autosave),
-        rounds=tuple(sorted((*(past.to_record() for past in session.rounds), *session.lost_rounds), key=_number)),
-        restored=session.restored.number if session.restored is not None else None,
-        left_out=tuple(session.left_out),
-    )
+__all__ = ["volume_records"]
 
 
-def _number(record: RoundRecord) -> int:
-    return record.number
+def volume_records(
+    volumes: Iterable[AnnotatedVolume],
+    marks: Mapping[str, Mapping[int, SliceMarks]],
+    detached: Iterable[VolumeRecord],
+    autosave: Autosave,
+) -> tuple[VolumeRecord, ...]:
+    """Records of a session's volumes, and of those that left it with something painted on them.
 
-
-def _volumes(session: SegmentationSession, autosave: Autosave) -> tuple[VolumeRecord, ...]:
-    """The session's volumes, and those that left it with something painted on them."""
-    listed = [(volume, True) for volume in session if volume.annotation.ndim == 3]
+    Parameters
+    ----------
+    volumes : iterable of AnnotatedVolume
+    marks : mapping of str to mapping of int to SliceMarks
+        Uid -> slice axis -> marks.
+    detached : iterable of VolumeRecord
+        Of volumes that an earlier process took out.
+    autosave : Autosave
+        Knows where they are kept.
+    """
+    listed = [(volume, True) for volume in volumes if volume.annotation.ndim == 3]
     records = [
-        _volume(volume, session.marks_of(volume.uid), autosave).model_copy(update={"attached": attached})
+        _volume(volume, marks.get(volume.uid, {}), autosave).model_copy(update={"attached": attached})
         for volume, attached in (*listed, *autosave.registry.left_volumes())
     ]
     known = {record.uid for record in records}
-    return (*records, *(record for record in session.detached if record.uid not in known))
+    return (*records, *(record for record in detached if record.uid not in known))
 
 
 def _volume(volume: AnnotatedVolume, marks: Mapping[int, SliceMarks], autosave: Autosave) -> VolumeRecord:

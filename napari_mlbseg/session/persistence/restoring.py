@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from napari_mlbseg.session.persistence.volume_store import Kept
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 if TYPE_CHECKING:
-    from napari_mlbseg.session.session import SegmentationSession
+    from napari_mlbseg.session.persistence.autosave import Autosave
+    from napari_mlbseg.session.persistence.folder import SessionFolder
 
 __all__ = ["RemovedAnnotation", "RestoredAnnotation", "removed_annotations"]
 
@@ -61,9 +62,23 @@ class RemovedAnnotation:
     read: Callable[[], RestoredAnnotation]
 
 
-def removed_annotations(session: SegmentationSession, volume: AnnotatedVolume) -> list[RemovedAnnotation]:
-    """Those that were once painted on the image of a volume of the session, the one that went last at the end."""
-    saver = session._saver()
+def removed_annotations(
+    volume: AnnotatedVolume,
+    marks: Mapping[str, Mapping[int, SliceMarks]],
+    detached: Iterable[VolumeRecord],
+    saver: Autosave,
+) -> list[RemovedAnnotation]:
+    """Those that were once painted on the image of a volume of the session, the one that went last at the end.
+
+    Parameters
+    ----------
+    volume : AnnotatedVolume
+    marks : mapping of str to mapping of int to SliceMarks
+        Uid -> slice axis -> marks, also of volumes that are part of the session no more.
+    detached : iterable of VolumeRecord
+        Of volumes that an earlier process took out.
+    saver : Autosave
+    """
     mine = saver.registry.get(volume.uid)
     if mine is None:
         return []
@@ -72,12 +87,12 @@ def removed_annotations(session: SegmentationSession, volume: AnnotatedVolume) -
     known = {kept.volume.uid for kept in saver.registry}
     shape = tuple(int(n) for n in volume.annotation.shape)
     earlier = [
-        _of_record(session, record)
-        for record in session.detached
+        _of_record(saver.folder, record)
+        for record in detached
         if record.uid not in known and record.shape == shape and _is_same(record.image, image) and _has_content(record)
     ]
     now = [
-        _of_kept(session, kept)
+        _of_kept(kept, marks.get(kept.volume.uid, {}))
         for kept in left
         if kept.annotation
         and (kept.watcher.painted or kept.volume.marks.are_any)
@@ -87,21 +102,18 @@ def removed_annotations(session: SegmentationSession, volume: AnnotatedVolume) -
     return [*earlier, *now]
 
 
-def _of_kept(session: SegmentationSession, kept: Kept) -> RemovedAnnotation:
+def _of_kept(kept: Kept, marks: Mapping[int, SliceMarks]) -> RemovedAnnotation:
     volume = kept.volume
-    marks = dict(session.marks_of(volume.uid))
     return RemovedAnnotation(
         volume.uid,
         len(kept.watcher.painted),
         len(volume.clean),
         volume.annotation,
-        lambda: RestoredAnnotation(volume.uid, volume.annotation, marks),
+        lambda: RestoredAnnotation(volume.uid, volume.annotation, dict(marks)),
     )
 
 
-def _of_record(session: SegmentationSession, record: VolumeRecord) -> RemovedAnnotation:
-    folder = session._saver().folder
-
+def _of_record(folder: SessionFolder, record: VolumeRecord) -> RemovedAnnotation:
     def read() -> RestoredAnnotation:
         return RestoredAnnotation(record.uid, read_annotation(folder, record), read_marks(record), record)
 

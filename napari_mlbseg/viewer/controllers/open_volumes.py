@@ -18,11 +18,12 @@ from napari_mlbseg.session.volume import free_name
 from napari_mlbseg.viewer.layers.binding import VolumeBinding, is_result
 from napari_mlbseg.viewer.layers.closed_volume import ClosedVolume
 from napari_mlbseg.viewer.layers.paint_listener import can_be_used_again
+from napari_mlbseg.viewer.layers.volume_layers import add_layers, fill_layers
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_mlbseg.viewer.controllers.controller import DockController
+    from napari_mlbseg.viewer.controllers.workspace import Workspace
 
 __all__ = ["OpenVolumes"]
 
@@ -35,15 +36,15 @@ class OpenVolumes:
 
     Parameters
     ----------
-    controller : DockController
+    workspace : Workspace
     """
 
     busy_changed = Signal(str)  # what is being read, in words; empty: nothing
+    left = Signal()  # the volume that was in view is about to be left
 
-    def __init__(self, controller: DockController) -> None:
-        self._controller = controller
-        self.closed: dict[str, ClosedVolume] = {}
-        self._order: list[str] = []
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        workspace.claims.append(self.take_layer_away)
         self._listed: set[str] = set()
         self._looked_at: list[str] = []  # volumes that were in view, the last one last
         self._slices: dict[str, int] = {}  # the slice of each that was in view
@@ -54,41 +55,12 @@ class OpenVolumes:
 
     # -- what there is -------------------------------------------------------------------------------------------
 
-    def volumes(self) -> list[AnnotatedVolume]:
-        """The session's volumes in their order, with names of their own."""
-        controller = self._controller
-        axis, independent = controller.slice_axis, controller.independent_slices
-        opened = [binding.to_volume(axis, independent) for binding in controller.bindings]
-        names = {volume.name for volume in opened}
-        for closed in self.closed.values():
-            closed.volume.name = free_name(closed.volume.name, names)
-            names.add(closed.volume.name)
-        found = {volume.uid: volume for volume in opened}
-        found |= {uid: closed.to_volume(axis, independent) for uid, closed in self.closed.items()}
-        self._order = self._ordered([volume.uid for volume in opened])
-        return [found[uid] for uid in self._order]
-
-    @property
-    def is_annotated(self) -> bool:
-        """Whether a volume without layers has an annotation."""
-        return any(closed.volume.is_annotated for closed in self.closed.values())
-
-    def _ordered(self, opened: Sequence[str]) -> list[str]:
-        """Uids in the order of before; a volume that was made anew takes the place of the one that it replaces."""
-        old = [uid for uid in self._order if uid in self.closed or uid in opened]
-        if not self.closed:
-            return list(opened)
-        new = iter([uid for uid in opened if uid not in old])
-        places = [uid if uid in old else next(new, None) for uid in self._order]
-        missing = [uid for uid in self.closed if uid not in places]
-        return [*(uid for uid in places if uid is not None), *new, *missing]
-
     # -- into view -----------------------------------------------------------------------------------------------
 
     def show(self, uid: str) -> None:
         """Bring a volume into view and hide the others; one without layers is read first, in a thread."""
         self._wanted = uid
-        closed = self.closed.get(uid)
+        closed = self._workspace.closed.get(uid)
         binding = self._binding(uid)
         if binding is not None:
             self._bring(binding)
@@ -99,24 +71,26 @@ class OpenVolumes:
             self._open(uid, closed.volume.image)
 
     def _open(self, uid: str, pixels: Any) -> None:
-        controller = self._controller
-        if uid not in self.closed or uid != self._wanted or controller.is_closed:
+        workspace = self._workspace
+        if uid not in self._workspace.closed or uid != self._wanted or workspace.is_closed:
             return  # the person turned to another one meanwhile
-        self._leave(controller.current)
-        closed = self.closed.pop(uid)
-        volume = closed.to_volume(controller.slice_axis, controller.independent_slices)
+        self._leave(workspace.current)
+        closed = self._workspace.closed.pop(uid)
+        volume = closed.to_volume(workspace.slice_axis, workspace.independent_slices)
         volume.image = np.asarray(pixels) if volume.source is None else pixels
         spare = self._spare(volume)
         if spare is None:
-            binding = controller.register(controller.files.add_layers(volume, closed.marks, annotate=True))
-            controller.results.add(binding, controller.slice_axis)
+            with workspace.layers_are_ours():
+                made = add_layers(workspace.viewer, volume, closed.marks, annotate=True)
+            binding = workspace.register(made)
+            workspace.results.add(binding, workspace.slice_axis)
         else:  # making layers and taking others away would take napari most of a second
             binding = self._use(spare, volume, closed)
-        before = self._order[: self._order.index(uid)]
-        place = sum(other.uid in before for other in controller.bindings)
-        controller.bindings.insert(place, binding)
+        before = workspace.order[: workspace.order.index(uid)]
+        place = sum(other.uid in before for other in workspace.bindings)
+        workspace.bindings.insert(place, binding)
         self._bring(binding)
-        controller.sync()
+        workspace.sync()
 
     def _spare(self, volume: AnnotatedVolume) -> VolumeBinding | None:
         """The volume not looked at for longest, if a few have layers and its layers can show this one."""
@@ -129,58 +103,58 @@ class OpenVolumes:
 
     def _use(self, spare: VolumeBinding, volume: AnnotatedVolume, closed: ClosedVolume) -> VolumeBinding:
         """Show a volume with the layers of another, whose volume is put away."""
-        controller, annotation = self._controller, spare.annotation
+        workspace, annotation = self._workspace, spare.annotation
         assert annotation is not None  # else it is no spare
         self._put_away(spare, keep_results=True)
-        with controller.layers_are_ours():
-            controller.files.fill_layers(spare.image, annotation, volume)
+        with workspace.layers_are_ours():
+            fill_layers(spare.image, annotation, volume)
         binding = VolumeBinding(
             spare.image, annotation, marks=closed.marks, uid=volume.uid, given=volume.initial_labels, is_hidden=True
         )
         binding.seen = [spare.image, annotation]
-        controller.results.hand_over(spare, binding, controller.slice_axis)
-        return controller.register(binding)
+        workspace.results.hand_over(spare, binding, workspace.slice_axis)
+        return workspace.register(binding)
 
     def _hidden_listed(self) -> list[VolumeBinding]:
         """Listed volumes that have layers but are not in view, the one not looked at for longest first."""
         ages = {uid: age for age, uid in enumerate(self._looked_at)}
-        current = self._controller.current
-        hidden = [b for b in self._controller.bindings if b.uid in self._listed and b is not current]
+        current = self._workspace.current
+        hidden = [b for b in self._workspace.bindings if b.uid in self._listed and b is not current]
         return sorted(hidden, key=lambda binding: ages.get(binding.uid, -1))
 
     def _bring(self, binding: VolumeBinding) -> None:
         """Show a volume that has layers where it was left, and hide the others."""
-        controller = self._controller
-        if controller.current is not binding:
-            self._leave(controller.current)
-        for other in controller.bindings:
+        workspace = self._workspace
+        if workspace.current is not binding:
+            self._leave(workspace.current)
+        for other in workspace.bindings:
             if other is not binding and not other.is_hidden:
                 _set_visible(other, False)
-                controller.results.show_kinds(other, ())
+                workspace.results.show_kinds(other, ())
         if binding.is_hidden:
             _set_visible(binding, True)
-        controller.results.show_kinds(binding, self._kinds)
-        controller.viewer.layers.selection.active = binding.image if binding.annotation is None else binding.annotation
+        workspace.results.show_kinds(binding, self._kinds)
+        workspace.viewer.layers.selection.active = binding.image if binding.annotation is None else binding.annotation
         self._looked_at = [*(uid for uid in self._looked_at if uid != binding.uid), binding.uid]
         if binding.uid in self._slices:
-            controller.go_to(self._slices[binding.uid])
+            workspace.go_to(self._slices[binding.uid])
         else:
-            controller.show_first()
-        controller.layers_changed.emit()
+            workspace.show_first()
+        workspace.layers_changed.emit()
 
     def _leave(self, binding: VolumeBinding | None) -> None:
         """Remember how the volume in view is looked at."""
         if binding is None:
             return
-        self._controller.reviewer.drop_region()
-        results = [layer for _, layer in self._controller.results]
-        for layer in self._controller.viewer.layers:
+        self.left.emit()
+        results = [layer for _, layer in self._workspace.results]
+        for layer in self._workspace.viewer.layers:
             if is_result(layer) and layer not in results:  # a comparison, or what an inspector marks
                 layer.visible = False
-        z = self._controller.current_slice
+        z = self._workspace.current_slice
         if z is not None:
             self._slices[binding.uid] = z
-        kinds = self._controller.results.visible_kinds(binding)
+        kinds = self._workspace.results.visible_kinds(binding)
         if kinds is not None and not binding.is_hidden:
             self._kinds = kinds
 
@@ -195,66 +169,66 @@ class OpenVolumes:
 
     def close(self, binding: VolumeBinding) -> None:
         """Take the layers of a volume away. What is painted is kept, and its image where it can be read again."""
-        controller = self._controller
+        workspace = self._workspace
         layers = [layer for layer in (binding.image, binding.annotation) if layer is not None]
         self._put_away(binding)
-        with controller.layers_are_ours():
+        with workspace.layers_are_ours():
             for layer in layers:
-                if layer in controller.viewer.layers:
-                    controller.viewer.layers.remove(layer)
-        controller.sync()
+                if layer in workspace.viewer.layers:
+                    workspace.viewer.layers.remove(layer)
+        workspace.sync()
 
     def _put_away(self, binding: VolumeBinding, *, keep_results: bool = False) -> None:
-        controller = self._controller
-        controller.session.mark_dirty(binding.image.name)  # what no event told of is compared and saved all the same
-        volume = binding.to_volume(controller.slice_axis, controller.independent_slices)
+        workspace = self._workspace
+        workspace.session.mark_dirty(binding.image.name)  # what no event told of is compared and saved all the same
+        volume = binding.to_volume(workspace.slice_axis, workspace.independent_slices)
         source = volume.source
         if source is not None and source.digest and pixel_digest(volume.image) != source.digest:
             volume.source = None  # somebody wrote into it: it cannot be read again
         elif source is not None and source.kind == "file" and isinstance(volume.image, np.ndarray):
             volume.image = FileArray(FileSource.of(source.path, "layer", volume.image, source.channel))
-        self.closed[binding.uid] = ClosedVolume(volume, binding.marks)
-        controller.unregister(binding)
+        self._workspace.closed[binding.uid] = ClosedVolume(volume, binding.marks)
+        workspace.unregister(binding)
         if not keep_results:
-            controller.results.drop(binding)
+            workspace.results.drop(binding)
 
     def take_layer_away(self, layer: Layer) -> bool:
         """A person deleted a layer: if it is a listed volume's, the volume stays without layers; whether it was."""
-        controller = self._controller
-        binding = next((b for b in controller.bindings if layer in (b.image, b.annotation)), None)
+        workspace = self._workspace
+        binding = next((b for b in workspace.bindings if layer in (b.image, b.annotation)), None)
         if binding is None or binding.uid not in self._listed:
             return False
         # not now: a window that is being closed takes them away itself
         self._leftover += [other for other in (binding.image, binding.annotation) if other not in (None, layer)]
         self._put_away(binding)
-        controller.sync()
+        workspace.sync()
         return True
 
     def _remove_leftover(self) -> None:
-        with self._controller.layers_are_ours():
+        with self._workspace.layers_are_ours():
             for layer in self._leftover:
-                if layer in self._controller.viewer.layers:
-                    self._controller.viewer.layers.remove(layer)
+                if layer in self._workspace.viewer.layers:
+                    self._workspace.viewer.layers.remove(layer)
         self._leftover = []
 
     # -- coming and going ----------------------------------------------------------------------------------------
 
     def add(self, volumes: Sequence[AnnotatedVolume]) -> None:
         """Add volumes without layers; the first of a new session comes into view."""
-        controller = self._controller
-        was_empty = not controller.bindings and not self.closed
+        workspace = self._workspace
+        was_empty = not workspace.bindings and not self._workspace.closed
         if volumes and was_empty:
-            controller.slice_axis = volumes[0].slice_axis
-        names = {volume.name for volume in controller.session}
+            workspace.slice_axis = volumes[0].slice_axis
+        names = {volume.name for volume in workspace.session}
         for volume in volumes:
             volume.name = free_name(volume.name, names)
             names.add(volume.name)
-            self.closed[volume.uid] = ClosedVolume(volume, {volume.slice_axis: volume.marks})
+            self._workspace.closed[volume.uid] = ClosedVolume(volume, {volume.slice_axis: volume.marks})
             self._listed.add(volume.uid)
-        controller.sync()
+        workspace.sync()
         for volume in volumes:
             if volume.clean or volume.is_annotated:
-                controller.session.mark_dirty(volume.name)
+                workspace.session.mark_dirty(volume.name)
         if volumes and was_empty:
             self.show(volumes[0].uid)
 
@@ -289,38 +263,40 @@ class OpenVolumes:
 
         def finish(_: Any = None) -> None:
             self.busy_changed.emit("")
-            if self._controller.is_closed:
+            if self._workspace.is_closed:
                 return
             self.add(found)
             if failed:
                 others = f" {len(failed) - 1} others could not be read either." if len(failed) > 1 else ""
-                self._controller.complained.emit(f"{failed[0]}{others}")
+                self._workspace.complained.emit(f"{failed[0]}{others}")
             else:
-                self._controller.complained.emit("")
+                self._workspace.complained.emit("")
 
         self.busy_changed.emit("Reading…")
         self._run(read, yielded=take, returned=finish)
 
     def take_out(self, uid: str) -> None:
         """Take a volume out of the session. What was painted on it stays in the folder, where it can be found again."""
-        controller = self._controller
+        workspace = self._workspace
         binding = self._binding(uid)
         if binding is not None and uid in self._listed:
             self.close(binding)
         elif binding is not None:
-            controller.set_layers([(b.image, b.annotation) for b in controller.bindings if b is not binding])
-        self.closed.pop(uid, None)
+            workspace.set_layers([(b.image, b.annotation) for b in workspace.bindings if b is not binding])
+        self._workspace.closed.pop(uid, None)
         self._listed.discard(uid)
-        controller.sync()
-        if controller.current is None and self.closed:
-            self.show(next(iter(self.closed)))
+        workspace.sync()
+        if workspace.current is None and self._workspace.closed:
+            self.show(next(iter(self._workspace.closed)))
 
     def take_over(self, volumes: Sequence[ClosedVolume], opened: Sequence[VolumeBinding]) -> None:
         """These are the volumes of a session that was opened, and some of them have layers."""
+        workspace = self._workspace
         with_layers = {binding.uid for binding in opened}
-        self.closed = {each.volume.uid: each for each in volumes if each.volume.uid not in with_layers}
-        self._order = [each.volume.uid for each in volumes]
-        self._listed = set(self._order) if self.closed else set()
+        workspace.closed = {each.volume.uid: each for each in volumes if each.volume.uid not in with_layers}
+        order = [each.volume.uid for each in volumes]
+        workspace.order = order
+        self._listed = set(order) if workspace.closed else set()
         self._looked_at, self._slices, self._wanted = [], {}, None
 
     def end(self) -> None:
@@ -332,7 +308,7 @@ class OpenVolumes:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _binding(self, uid: str) -> VolumeBinding | None:
-        return next((binding for binding in self._controller.bindings if binding.uid == uid), None)
+        return next((binding for binding in self._workspace.bindings if binding.uid == uid), None)
 
     def _in_thread(self, words: str, action: Any, done: Any) -> None:
         self.busy_changed.emit(words)
@@ -343,7 +319,7 @@ class OpenVolumes:
 
         def fail(error: Exception) -> None:
             self.busy_changed.emit("")
-            self._controller.complained.emit(str(error))
+            self._workspace.complained.emit(str(error))
 
         self._run(action, returned=finish, errored=fail)
 

@@ -11,7 +11,6 @@ from psygnal import Signal
 
 from napari_mlbseg.session import Provenance
 from napari_mlbseg.session.clean_slices import slice_digest
-from napari_mlbseg.session.suggestions import Suggestion
 from napari_mlbseg.viewer.controllers.accept_prediction import (
     AcceptedVoxels,
     put_back,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_mlbseg.training.error_regions import ErrorRegion
-    from napari_mlbseg.viewer.controllers.controller import DockController
+    from napari_mlbseg.viewer.controllers.workspace import Workspace
     from napari_mlbseg.viewer.layers.binding import VolumeBinding
 
 __all__ = ["Reviewer"]
@@ -41,13 +40,15 @@ class Reviewer:
 
     Parameters
     ----------
-    controller : DockController
+    workspace : Workspace
     """
 
     region_changed = Signal()  # an area was drawn, changed or used up, or is about to be drawn
 
-    def __init__(self, controller: DockController) -> None:
-        self._controller = controller
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        workspace.slice_changed.connect(self.forget_changed)
+        workspace.painted.connect(self.forget_changed)
         self._place = -1  # number of the place that was looked at again last
         self.over_painted = False  # whether accepting also replaces what is painted
         self._accepted: dict[tuple[str, int, int], AcceptedVoxels] = {}  # by volume's uid, slice axis and slice
@@ -56,26 +57,26 @@ class Reviewer:
 
     def prediction(self) -> np.ndarray | None:
         """Predicted labels of the slice in view, (Y, X); None where there is no prediction."""
-        binding, z = self._controller.current, self._controller.current_slice
+        binding, z = self._workspace.current, self._workspace.current_slice
         if binding is None or z is None:
             return None
-        return self._controller.results.slice_of(binding, "pseudo_labels", z)
+        return self._workspace.results.slice_of(binding, "pseudo_labels", z)
 
     def has_prediction(self) -> bool:
         """Whether there is a prediction of the slice in view."""
-        binding, z = self._controller.current, self._controller.current_slice
-        return binding is not None and z is not None and self._controller.results.has_slice(binding, "pseudo_labels", z)
+        binding, z = self._workspace.current, self._workspace.current_slice
+        return binding is not None and z is not None and self._workspace.results.has_slice(binding, "pseudo_labels", z)
 
     def accept(self) -> None:
         """Take the prediction of the slice in view over into the annotation, in one step of undo."""
-        controller = self._controller
+        workspace = self._workspace
         target = self._target("accept")
         if target is None:
             return
         binding, annotation, z, prediction = target
         largest = np.iinfo(annotation.data.dtype).max
         if prediction.max() > largest:
-            controller.complained.emit(
+            workspace.complained.emit(
                 f"The prediction holds label {prediction.max()}, but '{annotation.name}' takes numbers up to {largest} "
                 "only: convert it first (right-click the layer, Convert data type)."
             )
@@ -86,27 +87,27 @@ class Reviewer:
         )
 
     def _accept(self, binding: VolumeBinding, annotation: Labels, z: int, prediction: np.ndarray) -> None:
-        controller = self._controller
+        workspace = self._workspace
         before = self._digest(annotation, z)
         region = self._region(annotation, z)
         changed = put_prediction(
             annotation,
             prediction,
-            controller.slice_axis,
+            workspace.slice_axis,
             z,
             region=self._writable(binding, annotation, z, region),
             over_painted=self.over_painted,
-            noted=self._accepted.setdefault((binding.uid, controller.slice_axis, z), AcceptedVoxels()),
+            noted=self._accepted.setdefault((binding.uid, workspace.slice_axis, z), AcceptedVoxels()),
         )
         if not changed:
             where = "in the region" if region is not None else "on this slice"
             hint = "" if self.over_painted else ", except perhaps where you painted already"
-            controller.complained.emit(f"The prediction adds nothing {where}{hint}.")
+            workspace.complained.emit(f"The prediction adds nothing {where}{hint}.")
             return
-        controller.complained.emit("")
-        shown = controller.results.shown_round
+        workspace.complained.emit("")
+        shown = workspace.results.shown_round
         number = shown.number if shown is not None else 0
-        controller.session.note_accepted(binding.image.name, z, number, before, self._digest(annotation, z))
+        workspace.session.note_accepted(binding.image.name, z, number, before, self._digest(annotation, z))
         self._use_up_region(annotation, z)
 
     def reject(self) -> None:
@@ -114,15 +115,15 @@ class Reviewer:
 
         With an area drawn on the slice, only what was accepted inside it is.
         """
-        controller = self._controller
+        workspace = self._workspace
         target = self._target("reject")
         if target is None:
             return
         binding, annotation, z, _ = target
-        if z in controller.clean_slices(binding):
+        if z in workspace.clean_slices(binding):
             there, _ = self._accepted_on(binding, annotation, z).on(self._painted(annotation, z))
             if not there.any():
-                controller.complained.emit(
+                workspace.complained.emit(
                     f"Slice {z} is clean: what you painted counts there, and nothing of the prediction is left to "
                     "reject. Take its mark away first if it is wrong."
                 )
@@ -136,28 +137,28 @@ class Reviewer:
         )
 
     def _reject(self, binding: VolumeBinding, annotation: Labels, z: int) -> None:
-        controller = self._controller
+        workspace = self._workspace
         region = self._region(annotation, z)
         accepted = self._accepted_on(binding, annotation, z)
         where = self._writable(binding, annotation, z, region)
-        changed = put_back(annotation, accepted, controller.slice_axis, z, region=where)
+        changed = put_back(annotation, accepted, workspace.slice_axis, z, region=where)
         if region is not None and not changed:
-            controller.complained.emit(
+            workspace.complained.emit(
                 "Nothing that you accepted lies in the region: accept the slice first, then reject a region of it."
             )
             return
-        controller.session.set_clean(binding.image.name, z, False)
-        controller.session.set_rejected(binding.image.name, z)
-        controller.complained.emit("")
+        workspace.session.set_clean(binding.image.name, z, False)
+        workspace.session.set_rejected(binding.image.name, z)
+        workspace.complained.emit("")
         if region is not None:
             self._use_up_region(annotation, z)
 
     def forget_changed(self) -> None:
         """Something was painted or undone on the slice in view, or it came into view: see `AcceptedVoxels`."""
-        binding, z = self._controller.current, self._controller.current_slice
+        binding, z = self._workspace.current, self._workspace.current_slice
         if binding is None or z is None or binding.annotation is None:
             return
-        accepted = self._accepted.get((binding.uid, self._controller.slice_axis, z))
+        accepted = self._accepted.get((binding.uid, self._workspace.slice_axis, z))
         if accepted is not None:
             accepted.forget_changed(self._painted(binding.annotation, z))
 
@@ -165,9 +166,9 @@ class Reviewer:
 
     def draw_region(self) -> None:
         """Begin to draw an area on the slice in view: the next accept or reject is confined to it."""
-        binding = self._controller.current
+        binding = self._workspace.current
         if binding is None:
-            self._controller.complained.emit("There is no image yet: open one, then draw a region on it.")
+            self._workspace.complained.emit("There is no image yet: open one, then draw a region on it.")
             return
         layer = self._region_layer()
         if layer is None:
@@ -180,8 +181,8 @@ class Reviewer:
                 **transform_of(binding.image),
             )
             layer.events.data.connect(self._on_drawn)
-            self._controller.viewer.add_layer(layer)
-        self._controller.viewer.layers.selection.active = layer
+            self._workspace.viewer.add_layer(layer)
+        self._workspace.viewer.layers.selection.active = layer
         layer.mode = "add_polygon_lasso"
         self.region_changed.emit()
 
@@ -189,48 +190,40 @@ class Reviewer:
         """Forget the areas that were drawn: another volume comes into view, on which they do not lie."""
         layer = self._region_layer()
         if layer is not None:
-            self._controller.viewer.layers.remove(layer)
+            self._workspace.viewer.layers.remove(layer)
             self.region_changed.emit()
 
     def is_drawing(self) -> bool:
         """Whether an area is about to be drawn."""
         layer = self._region_layer()
-        return layer is not None and self._controller.viewer.layers.selection.active == layer
+        return layer is not None and self._workspace.viewer.layers.selection.active == layer
 
     def _on_drawn(self, event: object = None) -> None:
         self.region_changed.emit()
 
     def has_region(self) -> bool:
         """Whether an area is drawn on the slice in view."""
-        binding, z = self._controller.current, self._controller.current_slice
+        binding, z = self._workspace.current, self._workspace.current_slice
         layer = self._region_layer()
         if layer is None or binding is None or binding.annotation is None or z is None:
             return False
-        return bool(shapes_on_slice(layer, binding.annotation, self._controller.slice_axis, z))
+        return bool(shapes_on_slice(layer, binding.annotation, self._workspace.slice_axis, z))
 
     # -- where next ----------------------------------------------------------------------------------------------
 
-    def suggestion(self) -> Suggestion | None:
-        """The slice of the current volume to annotate next, and why."""
-        binding = self._controller.current
-        if binding is None or self._controller.n_slices < 2 or binding.image.name not in self._controller.session:
-            return None
-        ranked = self._controller.session.suggestions(binding.image.name)
-        return ranked[0] if ranked else None
-
     def go_to_suggestion(self) -> None:
         """Scroll to the slice that is suggested next."""
-        suggestion = self.suggestion()
+        suggestion = self._workspace.suggestion()
         if suggestion is None:
-            self._controller.complained.emit("There is no slice to suggest: open an image of several slices first.")
+            self._workspace.complained.emit("There is no slice to suggest: open an image of several slices first.")
         else:
-            self._controller.go_to(suggestion.slice)
+            self._workspace.go_to(suggestion.slice)
 
     def skip_suggestion(self) -> None:
         """Suggest another slice."""
-        binding, suggestion = self._controller.current, self.suggestion()
+        binding, suggestion = self._workspace.current, self._workspace.suggestion()
         if binding is not None and suggestion is not None:
-            self._controller.session.skip(binding.image.name, suggestion.slice)
+            self._workspace.session.skip(binding.image.name, suggestion.slice)
 
     # -- look again ----------------------------------------------------------------------------------------------
 
@@ -239,25 +232,25 @@ class Reviewer:
 
         Only of slices that are still clean: what was corrected since is not asked for again after the next training.
         """
-        binding, shown = self._controller.current, self._controller.session.shown_round
-        if binding is None or shown is None or shown.record.slice_axes.get(binding.uid) != self._controller.slice_axis:
+        binding, shown = self._workspace.current, self._workspace.session.shown_round
+        if binding is None or shown is None or shown.record.slice_axes.get(binding.uid) != self._workspace.slice_axis:
             return []
-        clean = self._controller.clean_slices(binding)
+        clean = self._workspace.clean_slices(binding)
         return [(z, place) for z, place in shown.error_regions.get(binding.uid, []) if z in clean]
 
     def look_again(self) -> None:
         """Go to the next such place, in the middle of the view, with the map shown."""
-        binding, places = self._controller.current, self.places()
+        binding, places = self._workspace.current, self.places()
         if binding is None or not places:
-            self._controller.complained.emit("There is no place to look at again.")
+            self._workspace.complained.emit("There is no place to look at again.")
             return
         self._place = (self._place + 1) % len(places)
         z, place = places[self._place]
-        self._controller.go_to(z)
-        self._controller.results.set_visible("label_doubt", True)
+        self._workspace.go_to(z)
+        self._workspace.results.set_visible("label_doubt", True)
         position = list(place.centre)
-        position.insert(self._controller.slice_axis, z)
-        viewer = self._controller.viewer
+        position.insert(self._workspace.slice_axis, z)
+        viewer = self._workspace.viewer
         world = to_world(viewer, binding.image, position)
         viewer.camera.center = tuple(world[axis] for axis in viewer.dims.displayed)
 
@@ -265,8 +258,8 @@ class Reviewer:
 
     def _unless_clean(self, binding: VolumeBinding, z: int, question: Question) -> None:
         """Do at once what would write on slice `z`, but ask first where the slice is clean."""
-        if z in self._controller.clean_slices(binding):
-            self._controller.asked.emit(question)
+        if z in self._workspace.clean_slices(binding):
+            self._workspace.asked.emit(question)
         else:
             question.then()
 
@@ -274,7 +267,7 @@ class Reviewer:
         self, binding: VolumeBinding, annotation: Labels, z: int, region: np.ndarray | None
     ) -> np.ndarray | None:
         """`region` of slice `z` without what lies on slices that are clean along another axis, (Y, X) of bool."""
-        axis = self._controller.slice_axis
+        axis = self._workspace.slice_axis
         clean = {other: sorted(marks.clean) for other, marks in binding.marks.items() if other != axis and marks.clean}
         if not clean:
             return region
@@ -286,28 +279,28 @@ class Reviewer:
 
     def _target(self, verb: str) -> tuple[VolumeBinding, Labels, int, np.ndarray] | None:
         """Volume, annotation, slice and prediction in view; None, with a sentence said, where one is missing."""
-        controller = self._controller
-        binding, z = controller.current, controller.current_slice
+        workspace = self._workspace
+        binding, z = workspace.current, workspace.current_slice
         prediction = self.prediction()
         if binding is None or z is None:
-            controller.complained.emit(f"There is no slice in view to {verb}: scroll to one.")
+            workspace.complained.emit(f"There is no slice in view to {verb}: scroll to one.")
         elif binding.annotation is None:
-            controller.complained.emit(f"'{binding.image.name}' has no annotation layer: press New to make one.")
+            workspace.complained.emit(f"'{binding.image.name}' has no annotation layer: press New to make one.")
         elif prediction is None:
-            controller.complained.emit(f"There is no prediction of slice {z} to {verb} yet: press Train first.")
-        elif reason := controller.editable.reason(binding.annotation):
-            controller.complained.emit(reason)
+            workspace.complained.emit(f"There is no prediction of slice {z} to {verb} yet: press Train first.")
+        elif reason := workspace.editable.reason(binding.annotation):
+            workspace.complained.emit(reason)
         else:
             return binding, binding.annotation, z, prediction
         return None
 
     def _region(self, annotation: Labels, z: int) -> np.ndarray | None:
         layer = self._region_layer()
-        return None if layer is None else region_mask(layer, annotation, self._controller.slice_axis, z)
+        return None if layer is None else region_mask(layer, annotation, self._workspace.slice_axis, z)
 
     def _region_layer(self) -> Shapes | None:
         return next(
-            (layer for layer in self._controller.viewer.layers if isinstance(layer, Shapes) and _is_region(layer)), None
+            (layer for layer in self._workspace.viewer.layers if isinstance(layer, Shapes) and _is_region(layer)), None
         )
 
     def _use_up_region(self, annotation: Labels, z: int) -> None:
@@ -315,18 +308,18 @@ class Reviewer:
         layer = self._region_layer()
         if layer is None:
             return
-        layer.selected_data = set(shapes_on_slice(layer, annotation, self._controller.slice_axis, z))
+        layer.selected_data = set(shapes_on_slice(layer, annotation, self._workspace.slice_axis, z))
         layer.remove_selected()
         if not len(layer.data):
-            self._controller.viewer.layers.remove(layer)
-        self._controller.viewer.layers.selection.active = annotation
+            self._workspace.viewer.layers.remove(layer)
+        self._workspace.viewer.layers.selection.active = annotation
         self.region_changed.emit()
 
     def _digest(self, annotation: Labels, z: int) -> str:
         return slice_digest(self._painted(annotation, z))
 
     def _painted(self, annotation: Labels, z: int) -> np.ndarray:
-        axis = self._controller.slice_axis
+        axis = self._workspace.slice_axis
         return np.asarray(annotation.data[tuple(z if a == axis else slice(None) for a in range(3))])
 
     def _accepted_on(self, binding: VolumeBinding, annotation: Labels, z: int) -> AcceptedVoxels:
@@ -334,12 +327,12 @@ class Reviewer:
 
         Which voxels those are is known for as long as the window is open; later, only where there is nothing else.
         """
-        controller = self._controller
-        known = self._accepted.get((binding.uid, controller.slice_axis, z))
+        workspace = self._workspace
+        known = self._accepted.get((binding.uid, workspace.slice_axis, z))
         if known is not None:
             return known
-        acceptances = controller.marks(binding).accepted.get(z)
-        is_all = controller.session.provenance(binding.image.name, z) is Provenance.ACCEPTED
+        acceptances = workspace.marks(binding).accepted.get(z)
+        is_all = workspace.session.provenance(binding.image.name, z) is Provenance.ACCEPTED
         if acceptances and not acceptances[0].before and is_all:
             return AcceptedVoxels.all_of(self._painted(annotation, z))
         return AcceptedVoxels()

@@ -142,17 +142,17 @@ class WeightInspectorDock(SideDock):
     @property
     def binding(self) -> VolumeBinding | None:
         """The volume that is inspected."""
-        return self.controller.current if self.controller is not None else None
+        return self.controller.workspace.current if self.controller is not None else None
 
     @property
     def z(self) -> int | None:
         """The slice in view."""
-        return self.controller.current_slice if self.controller is not None else None
+        return self.controller.workspace.current_slice if self.controller is not None else None
 
     def on_followed(self) -> None:
         if self.controller is not None:
-            self.listen(self.controller.slice_changed, self._on_slice_changed)
-            self.listen(self.controller.layers_changed, self._on_news)
+            self.listen(self.controller.workspace.slice_changed, self._on_slice_changed)
+            self.listen(self.controller.workspace.layers_changed, self._on_news)
             self.listen(self.controller.results.changed, self._on_news)
             self.listen(self.controller.session.event_received, self._on_event)
             self.listen(self.viewer.cursor.events.position, self._on_cursor)
@@ -310,7 +310,7 @@ class WeightInspectorDock(SideDock):
 
     def _on_profile(self, x: float) -> None:
         if self.controller is not None and self._maps is not None:
-            self.controller.go_to(min(self._maps.n_slices - 1, max(0, round(x))))
+            self.controller.workspace.go_to(min(self._maps.n_slices - 1, max(0, round(x))))
 
     # -- which map, and where ------------------------------------------------------------------------------------
 

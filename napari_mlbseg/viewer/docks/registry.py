@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from psygnal import Signal
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
+    from qtpy.QtWidgets import QDockWidget, QWidget
 
     from napari_mlbseg.viewer.controllers.controller import DockController
-    from napari_mlbseg.viewer.dock import MLBSegDock
 
-__all__ = ["CURVES", "INSPECTOR", "MAIN", "DockRegistry", "docks", "open_beside", "open_dock"]
+__all__ = ["CURVES", "INSPECTOR", "MAIN", "Dock", "DockRegistry", "docks", "open_beside", "open_dock"]
 
 #: Names of the docks beside the main one, as in the manifest.
 CURVES, INSPECTOR = "Curves", "Weight inspector"
@@ -26,15 +25,26 @@ MAIN = "MLB-Seg"
 _PLUGIN = "napari-mlbseg"
 
 
+class Dock(Protocol):
+    """A dock *MLB-Seg*."""
+
+    controller: DockController
+
+    @property
+    def holder(self) -> QDockWidget | None:
+        """What napari put it into."""
+        ...
+
+
 class DockRegistry:
     """The docks that are open, held weakly: being listed here keeps none alive."""
 
     changed = Signal()  # a dock came or ended
 
     def __init__(self) -> None:
-        self._docks: list[weakref.ref[MLBSegDock]] = []
+        self._docks: list[weakref.ref[Dock]] = []
 
-    def add(self, dock: MLBSegDock) -> None:
+    def add(self, dock: Dock) -> None:
         """A dock was made."""
         self._docks.append(weakref.ref(dock))
         self.changed.emit()
@@ -46,7 +56,7 @@ class DockRegistry:
             self._docks = left
             self.changed.emit()
 
-    def find(self, viewer: Viewer) -> MLBSegDock | None:
+    def find(self, viewer: Viewer) -> Dock | None:
         """The newest dock of a viewer, or None."""
         for ref in reversed(self._docks):
             dock = ref()
@@ -59,10 +69,10 @@ class DockRegistry:
 docks = DockRegistry()
 
 
-def open_dock(viewer: Viewer) -> MLBSegDock:
+def open_dock(viewer: Viewer) -> Dock:
     """The dock *MLB-Seg* of a viewer; it is opened where there is none."""
     found = docks.find(viewer)
-    return found if found is not None else cast("MLBSegDock", viewer.window.add_plugin_dock_widget(_PLUGIN, MAIN)[1])
+    return found if found is not None else cast("Dock", viewer.window.add_plugin_dock_widget(_PLUGIN, MAIN)[1])
 
 
 def open_beside(viewer: Viewer, name: str) -> QWidget:

@@ -75,7 +75,7 @@ class CleanPanel(Panel):
     def _connect(self) -> None:
         controller, session = self._controller, self._controller.session
         self.list.removal_wanted.connect(self._on_remove)
-        self.strip.slice_wanted.connect(controller.go_to)
+        self.strip.slice_wanted.connect(controller.workspace.go_to)
         self.turn.clicked.connect(self._on_turn)
         self.mark.clicked.connect(self._on_mark)
         self.before.clicked.connect(controller.previous_clean_slice)
@@ -83,8 +83,8 @@ class CleanPanel(Panel):
         self.list.itemClicked.connect(self._on_item)
         self.list.itemActivated.connect(self._on_item)
         self.remove.clicked.connect(self._on_remove)
-        self.listen(controller.layers_changed, self._show_all)
-        self.listen(controller.slice_changed, self._on_slice_changed)
+        self.listen(controller.workspace.layers_changed, self._show_all)
+        self.listen(controller.workspace.slice_changed, self._on_slice_changed)
         self.listen(session.clean_changed, self._on_clean_changed)
         self.listen(session.painted_changed, self._on_news)  # of many slices at once, one after the other
         self.listen(session.round_shown, self._on_news)
@@ -102,10 +102,10 @@ class CleanPanel(Panel):
         self._show_slice()  # a refusal leaves the button as it was
 
     def _on_turn(self) -> None:
-        self._controller.turn_view()
+        self._controller.workspace.turn_view()
 
     def _on_item(self, item: QListWidgetItem) -> None:
-        self._controller.go_to(item.data(Qt.ItemDataRole.UserRole))
+        self._controller.workspace.go_to(item.data(Qt.ItemDataRole.UserRole))
 
     def _on_remove(self) -> None:
         item = self.list.currentItem()
@@ -115,7 +115,7 @@ class CleanPanel(Panel):
     # -- from the controller and the session ---------------------------------------------------------------------
 
     def _on_slice_changed(self) -> None:
-        if self._binding_shown is not self._controller.current:
+        if self._binding_shown is not self._controller.workspace.current:
             self._show_all()
         else:
             self._show_slice()
@@ -132,7 +132,7 @@ class CleanPanel(Panel):
     _binding_shown: VolumeBinding | None = None
 
     def _show_all(self) -> None:
-        self._binding_shown = self._controller.current
+        self._binding_shown = self._controller.workspace.current
         self.strip.set_value(self._state())
         self.legend.set_value(self.strip.value())
         self._show_list()
@@ -141,14 +141,14 @@ class CleanPanel(Panel):
     def _state(self) -> StripState:
         """All that is known of the slices of the current volume."""
         controller, session = self._controller, self._controller.session
-        binding, n_slices = controller.current, controller.n_slices
+        binding, n_slices = controller.workspace.current, controller.workspace.n_slices
         if binding is None or n_slices == 0 or binding.image.name not in session:
             return StripState(n_slices=n_slices)
-        name, marks, shown = binding.image.name, controller.marks(binding), session.shown_round
+        name, marks, shown = binding.image.name, controller.workspace.marks(binding), session.shown_round
         in_round = shown.name_of(binding.uid) if shown is not None else None
         doubt = shown.doubt(in_round) if shown is not None and in_round is not None else None
         predicted = shown.predicted.get(in_round, set()) if shown is not None and in_round is not None else set()
-        if shown is not None and shown.record.slice_axes.get(binding.uid) != controller.slice_axis:
+        if shown is not None and shown.record.slice_axes.get(binding.uid) != controller.workspace.slice_axis:
             doubt, predicted = None, set()
         return StripState(
             n_slices=n_slices,
@@ -186,7 +186,9 @@ class CleanPanel(Panel):
         binding = self._binding_shown
         if binding is None:
             return ""
-        others = {axis: marks.clean for axis, marks in binding.marks.items() if axis != self._controller.slice_axis}
+        others = {
+            axis: marks.clean for axis, marks in binding.marks.items() if axis != self._controller.workspace.slice_axis
+        }
         kept = [f"{len(clean)} along axis {axis}" for axis, clean in sorted(others.items()) if clean]
         return f"None along this axis yet; kept: {', '.join(kept)}." if kept else ""
 
@@ -198,12 +200,12 @@ class CleanPanel(Panel):
             return "  (all background)"
         if z in state.accepted:
             return "  (as predicted)"
-        marks = self._controller.marks(self._binding_shown)
+        marks = self._controller.workspace.marks(self._binding_shown)
         return f"  ({Provenance.CORRECTED})" if marks.accepted.get(z) else ""
 
     def _show_slice(self) -> None:
-        binding, z = self._controller.current, self._controller.current_slice
-        n_slices = self._controller.n_slices
+        binding, z = self._controller.workspace.current, self._controller.workspace.current_slice
+        n_slices = self._controller.workspace.n_slices
         state = replace(self.strip.value(), current=z)
         self.strip.set_value(state)
         self.turn.setVisible(binding is not None and z is None and n_slices > 1)

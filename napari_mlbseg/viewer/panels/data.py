@@ -95,14 +95,14 @@ class DataPanel(Panel):
         self.copy.clicked.connect(self._on_copy)
         self.slice_axis.activated.connect(self._on_slices)
         self.independent.toggled.connect(self._on_slices)
-        self.listen(controller.layers_changed, self._on_layers_changed)
-        self.listen(controller.slice_changed, self._on_slice_changed)
+        self.listen(controller.workspace.layers_changed, self._on_layers_changed)
+        self.listen(controller.workspace.slice_changed, self._on_slice_changed)
         self._on_layers_changed()
 
     # -- to the controller ---------------------------------------------------------------------------------------
 
     def _on_row_changed(self) -> None:
-        bindings, viewer = self._controller.bindings, self._controller.viewer
+        bindings, viewer = self._controller.workspace.bindings, self._controller.viewer
         chosen = [(row.image.value(), row.annotation.value()) for row in self.volume_rows]
         used = [binding.image for binding in bindings]
         for image, labels in chosen:
@@ -111,7 +111,7 @@ class DataPanel(Panel):
                 self._on_layers_changed()
                 return
             if labels is not None and (labels.multiscale or (image and turned_onto(labels, image) is not None)):
-                self._controller.annotate_with_copy(next(b for b in bindings if b.image == image), labels)
+                self._controller.workspace.annotate_with_copy(next(b for b in bindings if b.image == image), labels)
                 self._on_layers_changed()  # until it is there, the annotation is what it was
                 return
         # an image that was just chosen does not take over the annotation of the one before
@@ -120,7 +120,7 @@ class DataPanel(Panel):
         if len(shown) < len(bindings):  # the others stay as they are
             (pair,) = pairs
             pairs = [pair if binding in shown else (binding.image, binding.annotation) for binding in bindings]
-        self._controller.set_layers(pairs)
+        self._controller.workspace.set_layers(pairs)
 
     def _on_new(self) -> None:
         row, shown = self.volume_rows.index(self.sender()), self._shown()
@@ -129,9 +129,9 @@ class DataPanel(Panel):
             return
         binding = shown[row]
         annotation = make_annotation(binding.image)
-        pairs = [(b.image, annotation if b is binding else b.annotation) for b in self._controller.bindings]
+        pairs = [(b.image, annotation if b is binding else b.annotation) for b in self._controller.workspace.bindings]
         self._controller.viewer.add_layer(annotation)
-        self._controller.set_layers(pairs)
+        self._controller.workspace.set_layers(pairs)
         self._controller.viewer.layers.selection.active = annotation
         annotation.mode = "paint"
 
@@ -142,27 +142,31 @@ class DataPanel(Panel):
 
     def _on_copy(self) -> None:
         for binding, labels in self._offered():
-            self._controller.annotate_with_copy(binding, labels)
+            self._controller.workspace.annotate_with_copy(binding, labels)
 
     def _on_add(self) -> None:
         image = self._unused_images()[0]
-        pairs = [(b.image, b.annotation) for b in self._controller.bindings]
-        self._controller.set_layers([*pairs, (image, None)])
+        pairs = [(b.image, b.annotation) for b in self._controller.workspace.bindings]
+        self._controller.workspace.set_layers([*pairs, (image, None)])
 
     def _on_removal(self) -> None:
         row = self.volume_rows.index(self.sender())
-        pairs = [(b.image, b.annotation) for b in self._controller.bindings]
-        self._controller.set_layers(pairs[:row] + pairs[row + 1 :])
+        pairs = [(b.image, b.annotation) for b in self._controller.workspace.bindings]
+        self._controller.workspace.set_layers(pairs[:row] + pairs[row + 1 :])
 
     def _on_slices(self) -> None:
-        self._controller.set_slices(max(0, self.slice_axis.currentIndex()), self.independent.isChecked())
+        self._controller.workspace.set_slices(max(0, self.slice_axis.currentIndex()), self.independent.isChecked())
 
     # -- from the controller -------------------------------------------------------------------------------------
 
     def _shown(self) -> list[VolumeBinding]:
         """Volumes that have a row here: all of them, or the one in view where the table of volumes has the others."""
-        current = self._controller.current
-        return [current] if self._controller.open_volumes.closed and current is not None else self._controller.bindings
+        current = self._controller.workspace.current
+        return (
+            [current]
+            if self._controller.workspace.closed and current is not None
+            else self._controller.workspace.bindings
+        )
 
     def _on_slice_changed(self) -> None:
         if [row.image.value() for row in self.volume_rows] != [binding.image for binding in self._shown()]:
@@ -216,7 +220,7 @@ class DataPanel(Panel):
 
     def _loss(self, binding: VolumeBinding) -> str:
         """That an annotation was deleted and nothing has taken its place; empty if not."""
-        if binding.annotation is not None or self._controller.removed_annotation(binding) is None:
+        if binding.annotation is not None or self._controller.workspace.removed_annotation(binding) is None:
             return ""
         return f"The annotation of '{binding.image.name}' was deleted. What you painted is kept: press Restore."
 
@@ -246,7 +250,7 @@ class DataPanel(Panel):
             row.image.set_choices([binding.image, *unused], binding.image)
             row.annotation.set_choices(labels, binding.annotation)
         row.new.setEnabled(binding is not None)
-        removed = self._controller.removed_annotation(binding) if binding is not None else None
+        removed = self._controller.workspace.removed_annotation(binding) if binding is not None else None
         row.restore.setVisible(removed is not None)
         if removed is not None:
             row.restore.setToolTip(
@@ -255,7 +259,7 @@ class DataPanel(Panel):
             )
 
     def _unused_images(self) -> list[Image]:
-        used = [binding.image for binding in self._controller.bindings]
+        used = [binding.image for binding in self._controller.workspace.bindings]
         layers = [
             layer for layer in self._controller.viewer.layers if isinstance(layer, Image) and not is_result(layer)
         ]
@@ -268,8 +272,8 @@ class DataPanel(Panel):
                 shape = spatial_shape(binding.image)
                 names = [f"{axis_name(binding.image, axis)}: {n} slices" for axis, n in enumerate(shape)]
                 self.slice_axis.addItems(names)
-                self.slice_axis.setCurrentIndex(self._controller.slice_axis)
-            self.independent.setChecked(self._controller.independent_slices)
+                self.slice_axis.setCurrentIndex(self._controller.workspace.slice_axis)
+            self.independent.setChecked(self._controller.workspace.independent_slices)
 
 
 def _problem(image: Image) -> str:

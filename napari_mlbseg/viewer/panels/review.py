@@ -90,8 +90,8 @@ class ReviewPanel(Panel):
         self.again.clicked.connect(self._reviewer.look_again)
         self.listen(session.error_regions_changed, self._on_news)
         self.listen(self._reviewer.region_changed, self._on_news)
-        self.listen(self._controller.slice_changed, self._show)
-        self.listen(self._controller.layers_changed, self._show)
+        self.listen(self._controller.workspace.slice_changed, self._show)
+        self.listen(self._controller.workspace.layers_changed, self._show)
         for signal in (session.clean_changed, session.painted_changed, session.event_received, session.round_shown):
             self.listen(signal, self._on_news)
         self.listen(self._controller.results.changed, self._on_news)
@@ -109,7 +109,7 @@ class ReviewPanel(Panel):
             self._settle.start()
 
     def _show(self) -> None:
-        binding, z = self._controller.current, self._controller.current_slice
+        binding, z = self._controller.workspace.current, self._controller.workspace.current_slice
         is_there = binding is not None and z is not None and self._reviewer.has_prediction()
         self.accept.setEnabled(is_there)
         self.reject.setEnabled(is_there)
@@ -118,21 +118,21 @@ class ReviewPanel(Panel):
         places = self._reviewer.places()
         self.again.setVisible(bool(places))
         self.again.setText(f"&Look again at {len(places)} place{'s' if len(places) > 1 else ''} you painted")
-        suggestion = self._reviewer.suggestion()
+        suggestion = self._controller.workspace.suggestion()
         self.box.setVisible(suggestion is not None)
         if suggestion is not None:
             self.suggested.setText(_words_of(suggestion, z))
             self.go.setEnabled(suggestion.slice != z)
 
     def _words(self, z: int | None, is_there: bool) -> str:
-        binding = self._controller.current
+        binding = self._controller.workspace.current
         if binding is None or z is None:
             return "Scroll to a slice to review its prediction."
         if not is_there:
             return f"Slice {z} has no prediction yet: press Train."
-        if z in self._controller.clean_slices(binding):
+        if z in self._controller.workspace.clean_slices(binding):
             return f"Slice {z} is clean: what you painted counts, not the prediction."
-        if z in self._controller.marks(binding).rejected:
+        if z in self._controller.workspace.marks(binding).rejected:
             return f"You rejected the prediction of slice {z}: paint it as it should be, and mark it clean."
         if self._reviewer.is_drawing() and not self._reviewer.has_region():
             return f"Draw around a part of slice {z}, then accept it, or reject what you accepted there."

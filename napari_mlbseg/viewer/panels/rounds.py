@@ -99,7 +99,7 @@ class RoundsPanel(Panel):
         for signal in (session.rounds_changed, session.scores_changed, session.round_shown, session.state_changed):
             self.listen(signal, self._show)
         self.listen(session.clean_changed, self._on_clean_changed)
-        self.listen(self._controller.layers_changed, self._show_buttons)
+        self.listen(self._controller.workspace.layers_changed, self._show_buttons)
 
     def chosen(self) -> list[Round]:
         """Rounds that are selected, oldest first."""
@@ -120,7 +120,7 @@ class RoundsPanel(Panel):
             self._session.restore(chosen[0].number)
 
     def _on_compare(self) -> None:
-        pair, binding = self._pair(), self._controller.current
+        pair, binding = self._pair(), self._controller.workspace.current
         if pair is None or binding is None:
             return
         try:

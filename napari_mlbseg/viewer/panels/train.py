@@ -97,7 +97,7 @@ class TrainPanel(Panel):
         self.listen(self._session.check_started, self._on_started)
         self.listen(self._session.event_received, self._on_event)
         self.listen(self._session.rounds_changed, self._offer_rest)
-        self.listen(self._controller.layers_changed, self._on_layers_changed)
+        self.listen(self._controller.workspace.layers_changed, self._on_layers_changed)
         self.listen(self._controller.complained, self.complaint.say)
 
     # -- to the session ------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class TrainPanel(Panel):
 
     def _on_given(self, layer: Labels | None) -> None:
         row = self.given.index(self.sender())
-        self._controller.set_initial_labels(self._controller.bindings[row], layer)
+        self._controller.workspace.set_initial_labels(self._controller.workspace.bindings[row], layer)
 
     # -- from the session ----------------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class TrainPanel(Panel):
 
     def _on_layers_changed(self) -> None:
         """One combo for every volume's given labels."""
-        bindings = self._controller.bindings
+        bindings = self._controller.workspace.bindings
         while len(self.given) > len(bindings):
             self._given_form.removeRow(self.given.pop())
         while len(self.given) < len(bindings):

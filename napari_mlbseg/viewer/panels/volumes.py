@@ -71,8 +71,8 @@ class VolumesPanel(Panel):
         for signal in (session.rounds_changed, session.scores_changed, session.round_shown, session.state_changed):
             self.listen(signal, self._on_all)
         self.listen(session.event_received, self._on_event)
-        self.listen(controller.slice_changed, self._show_current)
-        self.listen(controller.layers_changed, self._show_current)
+        self.listen(controller.workspace.slice_changed, self._show_current)
+        self.listen(controller.workspace.layers_changed, self._show_current)
         self.listen(controller.open_volumes.busy_changed, self._on_busy)
 
     def disconnect_all(self) -> None:
@@ -154,7 +154,7 @@ class VolumesPanel(Panel):
         )
 
     def _show_current(self) -> None:
-        binding = self._controller.current
+        binding = self._controller.workspace.current
         uid = binding.uid if binding is not None else ""
         is_news = self.model.set_current(uid)
         if uid and (is_news or not self.chosen()):
