@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -126,3 +127,16 @@ def test_a_wheel_carries_the_manifest_and_nothing_but_the_package(tmp_path):
     assert installed.is_file()
     assert not installed.is_symlink()
     assert PluginManifest.from_file(installed).name == "napari-mlbseg"
+
+
+def test_the_page_on_the_architecture_names_what_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "napari_mlbseg"
+    tree = page.split("```")[1]
+    inner = [path for path in package.iterdir() if path.name not in ("__init__.py", "__main__.py", "__pycache__")]
+    for name in [f"{p.name}/" if p.is_dir() else p.name for p in inner if p.is_dir() or p.suffix == ".py"]:
+        assert f" {name} " in tree, f"{name} is missing in the tree"
+    named = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", page))
+    assert len(named) > 20
+    on_the_disk = {"annotations/", "rounds/", "results/"}  # of a session or a job
+    assert {name for name in named if "NAME" not in name and not (package / name).exists()} == on_the_disk

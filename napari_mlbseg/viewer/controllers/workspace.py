@@ -35,6 +35,7 @@ from napari_mlbseg.viewer.layers.closed_volume import ClosedVolume
 from napari_mlbseg.viewer.layers.editable import EditableCopies
 from napari_mlbseg.viewer.layers.paint_listener import PaintListener
 from napari_mlbseg.viewer.layers.result_layers import ResultLayers
+from napari_mlbseg.viewer.state import ViewState
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -85,6 +86,7 @@ class Workspace:
         self.claims: list[Callable[[Layer], bool]] = []
         self.order: list[str] = []
         self._known: list[VolumeBinding] = []
+        self._shown_bindings: Sequence[VolumeBinding] = []
         self._current: VolumeBinding | None = None
         self._in_view: tuple[VolumeBinding | None, int | None] = (None, None)
         self._adopts = True
@@ -138,11 +140,15 @@ class Workspace:
         self.sync()
 
     def sync(self) -> None:
-        """Bring the session's volumes up to date with the layers."""
+        """Bring the session's volumes up to date with the layers; nobody is told where nothing changed."""
         broken = [binding for binding in self.bindings if not binding.is_whole]
         for binding in broken:
             self._break_up(binding)
-        self.session.set_volumes(self.volumes())
+        state = ViewState(self.volumes(), list(self.bindings))
+        if state == ViewState(list(self.session), self._shown_bindings):
+            return
+        self._shown_bindings = state.bindings
+        self.session.set_volumes(state.volumes)
         annotations = [binding.annotation for binding in self.bindings if binding.annotation is not None]
         self._paint_listener.watch(annotations)
         for annotation in annotations:
@@ -378,6 +384,7 @@ class Workspace:
             self.set_layers([(b.image, None if b.annotation in gone else b.annotation) for b in left])
         elif gone:
             self.sync()
+            self.layers_changed.emit()  # what can be chosen is not what it was
 
     def show_round(self, shown: Round | None) -> None:
         """Another round's results are to be seen: one that was restored, or found when the session was opened."""
