@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from person import Person, outlines
+from gui_driver import Person, outlines
 
 from napari_mlbseg.session import SessionState
 from napari_mlbseg.viewer.commands import find_dock

@@ -335,7 +335,7 @@ def test_the_dock_may_close_during_an_export(reviewed, wait_for, monkeypatch, tm
     files.export(tmp_path)
     assert started.wait(20)
     viewer.window.remove_dock_widget(dock)
-    wait_for(lambda: files._controller.is_closed)
+    wait_for(lambda: dock.controller.is_closed)
     may_go_on.set()
     wait_for(lambda: not files.is_busy, 20)
     (out,) = tmp_path.iterdir()
