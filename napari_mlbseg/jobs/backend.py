@@ -21,7 +21,7 @@ class JobState(Enum):
                               |                    |
                               +---> FINISHED <-----+      Finished was read (it may have been ready before the cancel)
                               +---> CANCELLED <----+      Cancelled was read
-                              +---> FAILED <-------+      Failed was read, or the worker died without a last word
+                              +---> FAILED <-------+      Failed was read, or the worker died without a terminal event
 
     The last three are final.
     """

@@ -1,4 +1,4 @@
-"""What a worker that ended without a last word died of, in words."""
+"""What a worker that ended without a terminal event died of, in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def describe_exit(returncode: int | None, log_tail: str) -> Failed:
     """
     advice = "The worker's log says more. What you painted is safe; press Train to try again."
     if returncode is None:
-        message = "The worker vanished without a last word (was the machine restarted?)."
+        message = "The worker is gone and did not say why (was the machine restarted?)."
     elif returncode == -9:
         message = "The worker was killed (signal 9, SIGKILL): the system probably ran out of memory."
         advice = _MEMORY_ADVICE
@@ -40,7 +40,7 @@ def describe_exit(returncode: int | None, log_tail: str) -> Failed:
         message = f"The worker ended with exit code {returncode} before it had finished."
         said = [line for line in log_tail.splitlines() if line.strip() and not is_log_line(line)]
         if said:
-            message += f" Its last words: {said[-1]}"
+            message += f" Its log ends with: {said[-1]}"
     return Failed(message=message, advice=advice, returncode=returncode, log_tail=log_tail)
 
 

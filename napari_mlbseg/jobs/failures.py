@@ -25,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure(error: Exception, folder: JobFolder) -> Failed:
-    """The last word of a job that met `error`: a sentence for mistakes in the input, more for all others."""
+    """The terminal event of a job that met `error`: a sentence for mistakes in the input, more for all others."""
     if is_out_of_memory(error):
         return Failed(
             message="There was not enough memory, even with a smaller batch.",
@@ -50,7 +50,7 @@ def failure(error: Exception, folder: JobFolder) -> Failed:
 
 
 def full_disk(folder: JobFolder, what: str = "the results") -> Failed:
-    """The last word of a job that found no room for `what`."""
+    """The terminal event of a job that found no room for `what`."""
     return Failed(
         message=f"The disk of {folder.path} is full: there was no room for {what}.",
         advice="Make room there or choose a folder on another disk, then train again.",

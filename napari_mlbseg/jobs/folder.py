@@ -282,7 +282,7 @@ class JobFolder:
         """All complete events so far."""
         return EventReader(self).read()
 
-    def withdraw_last_word(self) -> None:
+    def withdraw_terminal_event(self) -> None:
         """Take a terminal event back: the job was given up, but it is found to go on."""
         events = self.events()
         if events and is_terminal(events[-1]):

@@ -150,7 +150,7 @@ class LocalJob:
             )
         self._process = psutil.Process(self._popen.pid)
         _LOG.info("worker %d started for %s", self._popen.pid, self.folder.path.name)
-        # asks for the exit code when there is one: nobody may poll a job that has had its last word
+        # asks for the exit code when there is one: nobody may poll a job that has had its terminal event
         threading.Thread(target=self._popen.wait, name="mlbseg-reaper", daemon=True).start()
         self._state = JobState.RUNNING
 
@@ -158,10 +158,10 @@ class LocalJob:
         """Events since the last call; ends with a terminal event when the job ended, however it did."""
         if self._state.is_final or self._state is JobState.CREATED:
             return []
-        alive = self._is_alive()  # asked before reading, so that the last words of a worker are not missed
+        alive = self._is_alive()  # asked before reading, so that the last events of a worker are not missed
         events = self._reader.read()
         if not self._reader.ended and not alive:
-            events.append(self._last_word())
+            events.append(self._missing_terminal_event())
             self._reader.ended = True
         if events and is_terminal(events[-1]):
             self._state = _FINAL_STATES[type(events[-1])]
@@ -206,7 +206,7 @@ class LocalJob:
                 return _may_be_starting(self.folder)
         return self._process is not None and is_running(self._process)
 
-    def _last_word(self) -> Event:
+    def _missing_terminal_event(self) -> Event:
         """The terminal event that the worker could not write; it is added to the folder for later readers."""
         returncode = self._popen.returncode if self._popen is not None else None
         event: Event = describe_exit(returncode, self.folder.log_tail())
@@ -261,7 +261,7 @@ def _creation_flags() -> int:
 
 
 def _may_be_starting(folder: JobFolder) -> bool:
-    """Whether a worker may have been started so lately that its heart has not beaten yet."""
+    """Whether a worker may have been started so lately that it has not written its heartbeat yet."""
     try:
         return not folder.heartbeat_file.exists() and time.time() - folder.request_file.stat().st_mtime < _START_SECONDS
     except OSError:

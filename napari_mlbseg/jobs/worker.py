@@ -108,11 +108,11 @@ class EventWriter:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job has had its last word."""
+        """Whether the job has had its terminal event."""
         return self.last is not None and is_terminal(self.last)
 
     def say(self, event: Event) -> None:
-        """Append `event` unless the job has had its last word."""
+        """Append `event` unless the job has had its terminal event."""
         with self._lock:
             if not self.has_ended:
                 self._folder.append_event(event)

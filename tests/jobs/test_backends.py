@@ -156,7 +156,7 @@ def test_a_worker_that_died_in_the_middle_of_a_word_is_explained_all_the_same(ba
     assert "exit code 3" in ended(job)[-1].message
 
 
-def test_a_worker_that_ends_without_a_last_word_is_explained(backend):
+def test_a_worker_that_ends_without_a_terminal_event_is_explained(backend):
     backend.play("raise SystemExit('no such thing')")
     job = backend.make()
     job.start()

@@ -170,7 +170,7 @@ class Follower:
             self.until(lambda event: isinstance(event, Losses) and event.stage == phase)
 
     def to_the_end(self) -> Event:
-        """The last word."""
+        """The terminal event."""
         last = self.until(is_terminal)
         self._events.close()
         return last
@@ -185,7 +185,7 @@ class Follower:
 
 
 def outcome(job: LocalJob) -> Event:
-    """The last word, which is the only terminal one."""
+    """The terminal event, which is the only terminal one."""
     events = list(job.events(0.05))
     assert [event for event in events if is_terminal(event)] == [events[-1]]
     return events[-1]
@@ -303,7 +303,7 @@ def test_a_worker_killed_in_any_phase_is_replaced(make_cluster, make_job, impati
         open_gates(dask, phase)
         dask.add_worker()
     open_gates(dask, *PHASES)
-    if phases == PHASES[3:]:  # and once more, with its last words said and the model not yet fetched
+    if phases == PHASES[3:]:  # and once more, with its terminal events said and the model not yet fetched
         fetch = worker_folder.WorkerFolder.fetch_files
 
         def kill_and_fetch(self, folder, names):

@@ -31,21 +31,21 @@ def test_a_signal_without_a_name_is_no_mistake():
     assert "signal 250 (unknown)" in describe_exit(-250, "").message
 
 
-def test_an_exit_code_comes_with_the_last_words():
+def test_an_exit_code_comes_with_the_end_of_the_log():
     message = describe_exit(1, LOG).message
     assert "exit code 1" in message
-    assert message.endswith("Its last words: RuntimeError: something broke")
-    assert "last words" not in describe_exit(1, " \n").message
+    assert message.endswith("Its log ends with: RuntimeError: something broke")
+    assert "log ends with" not in describe_exit(1, " \n").message
 
 
-def test_what_was_logged_is_no_last_word():
+def test_what_was_logged_is_not_taken_for_what_it_said():
     logged = "2026-11-27 20:15:01,123 INFO napari_mlbseg.jobs.worker: stage train: begins"
-    assert describe_exit(1, f"{LOG}\n{logged}").message.endswith("Its last words: RuntimeError: something broke")
-    assert "last words" not in describe_exit(3, logged).message
+    assert describe_exit(1, f"{LOG}\n{logged}").message.endswith("Its log ends with: RuntimeError: something broke")
+    assert "log ends with" not in describe_exit(3, logged).message
 
 
 def test_of_a_process_that_is_not_ours_little_is_known():
-    assert "vanished" in describe_exit(None, "").message
+    assert "did not say why" in describe_exit(None, "").message
 
 
 @pytest.mark.parametrize("returncode", [-9, -15, 137, 1, 0, None])

@@ -1,4 +1,4 @@
-"""Jobs on this machine: whatever a worker does, its job ends with exactly one last word."""
+"""Jobs on this machine: whatever a worker does, its job ends with exactly one terminal event."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_who_attaches_to_a_dead_worker_says_so(stub_worker, new_job):
     other = LocalJob.attach(job.folder.path)
     *_, death = other.poll()
     assert isinstance(death, Failed)
-    assert "vanished" in death.message
+    assert "did not say why" in death.message
     assert len(terminal(other)) == 1
 
 

@@ -1,4 +1,4 @@
-"""The worker: one last word whatever happens, and a second try with less where memory ran out."""
+"""The worker: one terminal event whatever happens, and a second try with less where memory ran out."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_made_smaller_is_not_tried_again(folder, task, attempts):
     ],
     ids=["input", "disk", "disk of the model", "permission", "key", "mistake"],
 )
-def test_any_other_error_is_the_last_word_at_once(folder, attempts, capsys, error, message):
+def test_any_other_error_is_the_terminal_event_at_once(folder, attempts, capsys, error, message):
     errors, configs = attempts
     errors.append(error)
     code, events = run(folder)
@@ -118,7 +118,7 @@ def test_any_other_error_is_the_last_word_at_once(folder, attempts, capsys, erro
     assert "Traceback" in capsys.readouterr().err, "for the log"
 
 
-def test_a_request_that_cannot_be_read_is_the_last_word(folder, attempts, capsys):
+def test_a_request_that_cannot_be_read_is_the_terminal_event(folder, attempts, capsys):
     folder.request_file.write_text('{"schema_version": 99}')
     code, events = run(folder)
     assert code == 1

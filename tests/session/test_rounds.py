@@ -286,7 +286,7 @@ def test_a_round_whose_worker_died_unseen_is_explained(saved, settle, monkeypatc
     again = reopen(path)
     assert again.state is SessionState.IDLE
     assert isinstance(again.rounds[0].outcome, Failed)
-    assert "vanished" in again.rounds[0].outcome.message
+    assert "did not say why" in again.rounds[0].outcome.message
     again.close()
 
 

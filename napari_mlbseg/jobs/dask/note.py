@@ -58,7 +58,7 @@ def attempt_began(address: str, worker: str, attempt: str) -> Event:
 
 
 class DeliveredEvents:
-    """What an earlier process passed on of the attempt that it followed last; the job's last word is taken back.
+    """What an earlier process passed on of the attempt that it followed last; the job's terminal event is taken back.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class DeliveredEvents:
         self._events = Counter[str]()
         if not folder.cluster_file.exists():
             return
-        folder.withdraw_last_word()
+        folder.withdraw_terminal_event()
         for event in folder.events():
             entered = str(event.values.get(_ATTEMPT, "")) if isinstance(event, Metrics) else ""
             if entered and entered != self._attempt:

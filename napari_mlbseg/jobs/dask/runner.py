@@ -57,7 +57,7 @@ __all__ = ["run_on_cluster"]
 _LOST_SECONDS = 30.0  # without the scheduler until the job is given up
 _RETRY_SECONDS = 3.0  # that one try to reach it again may take
 _SEND_SECONDS = 900.0  # that the inputs may be on their way
-_SILENT_SECONDS = 15.0  # that the last words of a job may be on their way after Dask called it done
+_SILENT_SECONDS = 15.0  # that the last events of a job may be on their way after Dask called it done
 _QUIET_SECONDS = 3.0  # without news until the scheduler is asked what it is doing with the job
 _LOOK_SECONDS = 0.1
 _CHECK_SECONDS = 0.5  # between two looks at what the person wants and what Dask says of the job
@@ -262,9 +262,9 @@ class _Relay:
             yield from self._explain_silence(task_state(self._client, self._note.key))
         elif status == "finished":
             self._done_since = self._done_since or now
-            self._is_behind = bool(self._attempt)  # its last words are over there, if they do not come
+            self._is_behind = bool(self._attempt)  # its terminal events are over there, if they do not come
             if now - self._done_since > _SILENT_SECONDS:
-                yield Failed(message="The cluster's worker ended without a last word.", advice=_LOOK_AT_THE_LOG)
+                yield Failed(message="The cluster's worker ended without saying why.", advice=_LOOK_AT_THE_LOG)
         elif now - self._heard_at > _QUIET_SECONDS:
             self._done_since = 0.0
             self._heard_at = now
