@@ -71,7 +71,7 @@ def session_facts(session: SegmentationSession) -> dict[str, Any]:
     """What there is to say of a session: shapes and counts, no pixels, no full paths."""
     last = session.current_round
     return {
-        "session": shortened(session.folder),
+        "folder": shortened(session.folder),
         "read only": session.read_only or "no",
         "classes": session.known_classes(),
         "volumes": {

@@ -28,6 +28,8 @@ class Schedule:
         paper.
     start : float
         `time.monotonic` at the start of the job.
+    not_counted : float
+        Seconds since then that are no part of the time budget: those in which libraries were imported.
 
     Notes
     -----
@@ -35,8 +37,9 @@ class Schedule:
     ends so early that the final pass, whose cost is measured on the first predictions, still fits in.
     """
 
-    def __init__(self, config: TrainingConfig, steps_per_epoch: int, start: float) -> None:
+    def __init__(self, config: TrainingConfig, steps_per_epoch: int, start: float, not_counted: float = 0.0) -> None:
         self.config = config
+        self._budget = None if config.time_budget is None else config.time_budget + not_counted
         self.steps_per_epoch = max(1, steps_per_epoch)
         self._start = start
         self._training_start = 0.0
@@ -63,23 +66,23 @@ class Schedule:
 
     def reserve(self, seconds: float) -> None:
         """Keep `seconds` (measured) free for the final pass, but never most of the time: then it does with less."""
-        budget = self.config.time_budget
+        budget = self._budget
         self._reserve = _SAFETY * seconds if budget is None else min(_SAFETY * seconds, _MOST * budget)
 
     @property
     def remaining(self) -> float:
         """Seconds until the time budget is used up; infinite without one."""
-        return math.inf if self.config.time_budget is None else self.config.time_budget - self.seconds
+        return math.inf if self._budget is None else self._budget - self.seconds
 
     @property
     def carrying_ends(self) -> float:
         """`time.monotonic` from which on no more labels are carried along the image; infinite without a budget."""
-        return math.inf if self.config.time_budget is None else self._start + _CARRYING * self.config.time_budget
+        return math.inf if self._budget is None else self._start + _CARRYING * self._budget
 
     @property
     def has_time_to_learn(self) -> bool:
         """Whether so much time is left that a training may be begun: to measure what it takes is a part of it."""
-        return self.config.time_budget is None or self.remaining > _LEAST * self.config.time_budget
+        return self._budget is None or self.remaining > _LEAST * self._budget
 
     def bootstrap_is_over(self, step: int) -> bool:
         """Whether no bootstrap step follows after `step` of them."""
@@ -126,8 +129,8 @@ class Schedule:
 
     def seconds_left(self, bootstrap_step: int, step: int) -> float | None:
         """Estimated seconds to the end of the job, None while nothing is known."""
-        if self.config.time_budget is not None and self.steps is None:
-            return max(0.0, self.config.time_budget - self.seconds)
+        if self._budget is not None and self.steps is None:
+            return max(0.0, self._budget - self.seconds)
         done = self.fraction(bootstrap_step, step)
         trained = self.seconds - self._training_start
         if done <= 0:
@@ -143,9 +146,9 @@ class Schedule:
 
     def _time_fraction(self) -> float:
         """Share of the time for training that is used up; 0 without a time budget."""
-        if self.config.time_budget is None:
+        if self._budget is None:
             return 0.0
-        available = self.config.time_budget - self._reserve - self._training_start
+        available = self._budget - self._reserve - self._training_start
         if available <= 0 or self._too_late:
             return 1.0
         return (self.seconds - self._training_start) / available

@@ -56,10 +56,11 @@ class Training:
         start: float,
         only: Collection[Key] | None = None,
         writer: InitialWriter | None = None,
+        not_counted: float = 0.0,
     ) -> None:
         self._writer = InitialWriter(results, task, start) if writer is None else writer
         self._stop, self._focus, self._previous, self._save_to = stop, focus, previous, save_to
-        self._results, self._only, self._start = results, only, start
+        self._results, self._only, self._start, self._not_counted = results, only, start, not_counted
         self._stopped = False
         self._device = find_device(device)
         self._build(task)
@@ -74,7 +75,8 @@ class Training:
         network = build_network(config, task.n_channels, task.n_classes)
         self._is_warm = self._previous is not None and warm_start(network, self._previous)
         self._learner = Learner(network, config, self._device, self._sampler.perturbed)
-        self._schedule = Schedule(config, max(1, len(self._sampler.unlabelled) // config.batch_size), self._start)
+        n_steps = max(1, len(self._sampler.unlabelled) // config.batch_size)
+        self._schedule = Schedule(config, n_steps, self._start, self._not_counted)
         self._progress = ProgressReporter(self._schedule)
         order = PreviewOrder(task, self._focus)
         self._prediction_writer = PredictionWriter(

@@ -50,7 +50,7 @@ def train(
     save_to : Path, optional
         Where the model is written, as safetensors with a JSON beside it.
     start : float, optional
-        `time.monotonic` at the start of the job: the time budget counts from there.
+        `time.monotonic` at the start of the job: the time budget counts from there, but for imports of libraries.
     only : collection of (str, int), optional
         Slices that are wanted, as (name of the volume, slice): no other is predicted or keeps weight maps. By default
         all; none if it is only the model that counts.
@@ -82,12 +82,15 @@ def train(
     for volume in task.volumes:
         yield from writer.write(volume, known[volume.name])
 
+    began = time.monotonic()
     with gc_disabled():
         from napari_mlbseg.training.stages import Training
+    # a budget is time to learn: what imports take depends on the machine, and on nothing that anybody chose
+    importing = time.monotonic() - began
 
     numbers = {volume.name: number for number, volume in enumerate(task.volumes)}
     keys = None if only is None else [(numbers[name], z) for name, z in only]
-    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys, writer)
+    training = Training(task, device, results, stop, focus, warm_start, save_to, start, keys, writer, importing)
     yield from training.initial_labels(known)
     yield from training.bootstrap()
     yield from training.weighted()

@@ -56,6 +56,18 @@ def test_whichever_budget_is_used_up_first_ends_it(clock):
     assert schedule.finish_reason(1) is FinishReason.TIME
 
 
+def test_imports_are_no_part_of_the_budget(clock):
+    schedule = Schedule(TrainingConfig(time_budget=60), 10, clock.now, not_counted=17)
+    clock.now += 17 + 20
+    assert schedule.remaining == pytest.approx(40)
+    schedule.begin_training()
+    clock.now += 39
+    assert schedule.finish_reason(0) is None
+    clock.now += 2
+    assert schedule.finish_reason(0) is FinishReason.TIME
+    assert schedule.seconds == pytest.approx(17 + 20 + 41), "what is told is what a clock says"
+
+
 def test_time_before_the_training_counts_against_the_budget(clock):
     schedule = make(clock, time_budget=60)
     clock.now += 50
