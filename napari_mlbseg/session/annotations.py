@@ -18,10 +18,10 @@ from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import SessionError, SessionRecord
 from napari_mlbseg.session.volume import AnnotatedVolume
 
-__all__ = ["KeptVolumes"]
+__all__ = ["SessionVolumes"]
 
 
-class KeptVolumes(ABC):
+class SessionVolumes(ABC):
     """Volumes with their marks, saved seconds after every change. `SegmentationSession` trains on them.
 
     Parameters

@@ -14,7 +14,7 @@ from napari_mlbseg.session.launcher import AbandonedError, Launch, Permit
 from napari_mlbseg.session.persistence.autosave import Autosave
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import SessionError
-from napari_mlbseg.session.persistence.volume_store import Kept
+from napari_mlbseg.session.persistence.volume_store import StoredVolume
 from napari_mlbseg.session.rounds import Run
 from napari_mlbseg.session.volume import AnnotatedVolume
 from napari_mlbseg.task import SegmentationTask, TaskError, Volume, check_images
@@ -111,7 +111,7 @@ class JobStarter:
         """Let the thread end when it has done what it does."""
         self._background.close()
 
-    def _kept(self) -> list[tuple[str, Kept]]:
+    def _kept(self) -> list[tuple[str, StoredVolume]]:
         """Volume name -> what is kept of it, of those whose images are copied first."""
         known = [(name, self._saver.registry.get(volume.uid)) for name, volume in self._computed.items()]
         return [(name, kept) for name, kept in known if kept is not None]
@@ -154,7 +154,7 @@ def _check(volumes: list[Volume], permit: Permit) -> None:
 def _launch(
     launch: Launch,
     task: SegmentationTask,
-    copies: dict[str, Kept],
+    copies: dict[str, StoredVolume],
     computed: dict[str, AnnotatedVolume],
     folder: SessionFolder,
     permit: Permit,

@@ -12,7 +12,7 @@ from pathlib import Path
 from napari_mlbseg.jobs.folder import JobKind
 from napari_mlbseg.jobs.inputs import CopyProgress
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session.annotations import KeptVolumes
+from napari_mlbseg.session.annotations import SessionVolumes
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import RoundRecord
 from napari_mlbseg.session.round_history import RoundHistory
@@ -72,14 +72,14 @@ class Permit:
 Launch = Callable[[SegmentationTask, SessionFolder, Permit], Run]
 
 
-def round_launch(volumes: KeptVolumes, shelf: RoundHistory, *, warm_start: bool) -> Launch:
+def round_launch(volumes: SessionVolumes, history: RoundHistory, *, warm_start: bool) -> Launch:
     """How a training of all that is painted now begins.
 
     Parameters
     ----------
-    volumes : KeptVolumes
+    volumes : SessionVolumes
         All that is painted on them is kept with the round, not only the clean slices.
-    shelf : RoundHistory
+    history : RoundHistory
         Nothing is put on it or taken from it until the round has begun.
     warm_start : bool
         Start from the model of an earlier round, if there is one that fits.
@@ -95,9 +95,9 @@ def round_launch(volumes: KeptVolumes, shelf: RoundHistory, *, warm_start: bool)
     )
 
     def launch(task: SegmentationTask, folder: SessionFolder, permit: Permit) -> Round:
-        folder.remove_half_rounds(shelf.numbers)
-        number = shelf.next_number(folder)
-        base = shelf.warm_for(task) if warm_start else None
+        folder.remove_half_rounds(history.numbers)
+        number = history.next_number(folder)
+        base = history.warm_for(task) if warm_start else None
         job, frozen = _launch(
             folder,
             folder.round_path(number),
@@ -105,7 +105,7 @@ def round_launch(volumes: KeptVolumes, shelf: RoundHistory, *, warm_start: bool)
             permit,
             previous=base.job.folder.path if base is not None else None,
             painted=painted,
-            reuse_from=shelf.latest,
+            reuse_from=history.latest,
         )
         base_number = base.number if base is not None else None
         record = now.model_copy(update={"number": number, "base": base_number})
@@ -114,7 +114,7 @@ def round_launch(volumes: KeptVolumes, shelf: RoundHistory, *, warm_start: bool)
     return launch
 
 
-def check_launch(volumes: KeptVolumes, task: SegmentationTask, shelf: RoundHistory) -> Launch:
+def check_launch(volumes: SessionVolumes, task: SegmentationTask, history: RoundHistory) -> Launch:
     """How a leave-one-clean-slice-out begins; earlier ones are deleted, since only their scores are of use.
 
     Raises
@@ -131,7 +131,7 @@ def check_launch(volumes: KeptVolumes, task: SegmentationTask, shelf: RoundHisto
     def launch(task: SegmentationTask, folder: SessionFolder, permit: Permit) -> Check:
         shutil.rmtree(folder.checks_path, ignore_errors=True)
         path = folder.next_check_path()
-        job, _ = _launch(folder, path, task, permit, kind="leave_one_out", reuse_from=shelf.latest)
+        job, _ = _launch(folder, path, task, permit, kind="leave_one_out", reuse_from=history.latest)
         return Check(job=job, volumes=known)
 
     return launch

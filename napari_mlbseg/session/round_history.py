@@ -109,7 +109,7 @@ class RoundHistory:
         self.rounds, self.lost, self.restored, self._ranked = [], [], None, None
 
     def remove(self, past: Round) -> None:
-        """Take a round off the shelf."""
+        """Take a round off the history."""
         self.rounds.remove(past)
         if self.restored is past:
             self.restored = None

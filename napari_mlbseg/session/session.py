@@ -29,7 +29,7 @@ from napari_mlbseg.session.persistence.restoring import RemovedAnnotation, Resto
 from napari_mlbseg.session.persistence.schema import RoundRecord, SessionError, SessionRecord, VolumeRecord
 from napari_mlbseg.session.rounds import Round
 from napari_mlbseg.session.suggestions import Suggestion
-from napari_mlbseg.session.training import SessionState, TrainedVolumes
+from napari_mlbseg.session.training import SessionState, TrainingSession
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = ["SegmentationSession"]
@@ -37,7 +37,7 @@ __all__ = ["SegmentationSession"]
 _LOG = logging.getLogger(__name__)
 
 
-class SegmentationSession(TrainedVolumes):
+class SegmentationSession(TrainingSession):
     """State of a label-and-retrain session, kept in a folder seconds after every change.
 
     Parameters
@@ -58,13 +58,13 @@ class SegmentationSession(TrainedVolumes):
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.detached: list[VolumeRecord] = []  # of volumes that an earlier process took out of the session
         super().__init__(folder)
-        self._shelf.measured.connect(self._on_measured)
-        self._shelf.error_regions_found.connect(self._on_error_regions_found)
+        self._history.measured.connect(self._on_measured)
+        self._history.error_regions_found.connect(self._on_error_regions_found)
 
     def suggestions(self, name: str) -> Sequence[Suggestion]:
         """Which slices of a volume to annotate next, best first, each with its reason."""
         painted = self.painted_slices(name)
-        return self._shelf.suggestions(self._volumes[name], painted - self.accepted_slices(name), painted)
+        return self._history.suggestions(self._volumes[name], painted - self.accepted_slices(name), painted)
 
     def removed_annotations(self, name: str) -> list[RemovedAnnotation]:
         """Annotations of a volume's image that are part of the session no more, the one that went last at the end."""
@@ -93,27 +93,27 @@ class SegmentationSession(TrainedVolumes):
     @property
     def rounds(self) -> list[Round]:
         """All rounds, oldest first."""
-        return self._shelf.rounds
+        return self._history.rounds
 
     @property
     def lost_rounds(self) -> list[RoundRecord]:
         """Records of rounds whose files cannot be read now: they are kept, since the files may come back."""
-        return self._shelf.lost
+        return self._history.lost
 
     @property
     def restored(self) -> Round | None:
         """The round that a person went back to; None: the latest is the one to go on from."""
-        return self._shelf.restored
+        return self._history.restored
 
     @property
     def current_round(self) -> Round | None:
         """The latest round."""
-        return self._shelf.latest
+        return self._history.latest
 
     @property
     def shown_round(self) -> Round | None:
         """The round whose results are to be seen: the restored one, else the latest that has any."""
-        return self._shelf.shown
+        return self._history.shown
 
     def restore(self, number: int) -> None:
         """Go back to a round: its results are shown, its config is taken, and the next round starts from its model.
@@ -128,7 +128,7 @@ class SegmentationSession(TrainedVolumes):
             If a training is running.
         """
         self._refuse_while_running()
-        self._shelf.restored = past = self.round(number)
+        self._history.restored = past = self.round(number)
         if past.task.config.learns:
             self.config = past.task.config
         self._mark_record_dirty()
@@ -141,7 +141,7 @@ class SegmentationSession(TrainedVolumes):
         self._refuse_while_running()
         self._refuse_read_only()
         gone = self.round(number)
-        self._shelf.remove(gone)
+        self._history.remove(gone)
         path = gone.job.folder.path
         self._saver().background.submit(lambda: shutil.rmtree(path, ignore_errors=True))
         self._mark_record_dirty()
@@ -151,7 +151,7 @@ class SegmentationSession(TrainedVolumes):
 
     def round(self, number: int) -> Round:
         """The round of that number; raises KeyError."""
-        return self._shelf.get(number)
+        return self._history.get(number)
 
     # -- the folder ----------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class SegmentationSession(TrainedVolumes):
         self._marks = {each.volume.uid: each.marks for each in loaded.volumes}
         for each in loaded.volumes:
             saver.registry.adopt(each.volume, each.record.annotation, each.record.image)
-        self._shelf.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored, observe=busy is not None)
+        self._history.reopen(loaded.folder, loaded.record.rounds, loaded.record.restored, observe=busy is not None)
         self.left_out = list(loaded.record.left_out)
         self.detached = [volume for volume in loaded.record.volumes if not volume.attached]
         self._run = None
@@ -232,7 +232,7 @@ class SegmentationSession(TrainedVolumes):
             make_layers()
         except Exception:
             self._let_go(save=False)  # a record of half a session must not be written
-            self._shelf.clear()
+            self._history.clear()
             raise
         if busy is None:
             saver.mark_record_dirty(wake=True)
@@ -258,7 +258,7 @@ class SegmentationSession(TrainedVolumes):
         """
         self._end_job(stop_job)
         self._let_go()
-        self._shelf.clear()
+        self._history.clear()
         self._set_state(SessionState.IDLE)
 
     # -- parts ---------------------------------------------------------------------------------------------------
@@ -277,11 +277,11 @@ class SegmentationSession(TrainedVolumes):
 
     def _slice_settled(self, volume: AnnotatedVolume, z: int) -> None:
         """Compare what the last round predicted for the slice with what it is now."""
-        self._shelf.score(volume, z, self._saver().background)
+        self._history.score(volume, z, self._saver().background)
 
     def _is_worth_keeping(self, saver: Autosave) -> bool:
         """Whether anything was painted, marked or trained."""
-        return bool(self.rounds or self._shelf.lost) or super()._is_worth_keeping(saver)
+        return bool(self.rounds or self._history.lost) or super()._is_worth_keeping(saver)
 
     def _move(self, saver: Autosave, target: Path) -> None:
         was_unsaved = self.is_unsaved
@@ -294,8 +294,8 @@ class SegmentationSession(TrainedVolumes):
     def _refresh_metrics(self) -> None:
         """Find out in the background what there is to know of the rounds."""
         background = self._saver().background
-        self._shelf.measure(background)
-        self._shelf.find_error_regions(self.shown_round, background)
+        self._history.measure(background)
+        self._history.find_error_regions(self.shown_round, background)
 
     def _on_measured(self) -> None:
         self.rounds_changed.emit()

@@ -16,7 +16,7 @@ from psygnal import Signal
 from napari_mlbseg.config import TrainingConfig
 from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
 from napari_mlbseg.jobs.local import LocalJob
-from napari_mlbseg.session.annotations import KeptVolumes
+from napari_mlbseg.session.annotations import SessionVolumes
 from napari_mlbseg.session.job_starter import JobStarter, unread_images
 from napari_mlbseg.session.launcher import AbandonedError, Launch, check_launch, round_launch
 from napari_mlbseg.session.persistence.schema import SliceScore
@@ -25,7 +25,7 @@ from napari_mlbseg.session.rounds import Check, Round, Run
 from napari_mlbseg.session.snapshot import with_snapshot
 from napari_mlbseg.task import SegmentationTask, TaskError, resolve_task
 
-__all__ = ["SessionState", "TrainedVolumes"]
+__all__ = ["SessionState", "TrainingSession"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class SessionState(Enum):
     STOPPING = "stopping"
 
 
-class TrainedVolumes(KeptVolumes):
+class TrainingSession(SessionVolumes):
     """Volumes on which rounds are trained. `SegmentationSession` gives them a name, a past and a folder.
 
     Parameters
@@ -86,10 +86,10 @@ class TrainedVolumes(KeptVolumes):
         self._config = TrainingConfig.from_preset("quick")
         self._state = SessionState.IDLE
         self._run: Run | None = None
-        self._beginning: JobStarter | None = None
+        self._starter: JobStarter | None = None
         self._why_not: Exception | None = None  # the last one did not begin
-        self._shelf = RoundHistory()
-        self._shelf.scored.connect(self._on_scored)
+        self._history = RoundHistory()
+        self._history.scored.connect(self._on_scored)
         self.left_out: list[SliceScore] = []
         self.warm_start = True
         super().__init__(folder)
@@ -123,7 +123,7 @@ class TrainedVolumes(KeptVolumes):
     @property
     def runs_elsewhere(self) -> bool:
         """Whether a job runs on a cluster, where it needs no window."""
-        if self._state is SessionState.IDLE or self._beginning is not None or self._run is None:
+        if self._state is SessionState.IDLE or self._starter is not None or self._run is None:
             return False
         return bool(self._run.job.folder.read_request().config.cluster)
 
@@ -170,7 +170,7 @@ class TrainedVolumes(KeptVolumes):
         """
         self._refuse_while_running()
         task = self.resolve(focus)
-        self._prepare(task, round_launch(self, self._shelf, warm_start=self.warm_start))
+        self._prepare(task, round_launch(self, self._history, warm_start=self.warm_start))
 
     def begin_rest(self, focus: tuple[str, int] | None = None) -> None:
         """Begin a round that learns nothing more: the model of the round that is shown predicts all slices.
@@ -179,7 +179,7 @@ class TrainedVolumes(KeptVolumes):
         model does not fit what is painted now, RuntimeError if there is no round.
         """
         self._refuse_while_running()
-        shown = self._shelf.shown
+        shown = self._history.shown
         if shown is None:
             raise RuntimeError("There is no round whose model could predict: train first.")
         task = self.resolve(focus, shown.task.config.updated(**_NO_LEARNING))
@@ -187,12 +187,12 @@ class TrainedVolumes(KeptVolumes):
             raise TaskError(
                 f"Round {shown.number} had no time to learn anything: raise the time budget and press Train."
             )
-        if self._shelf.warm_for(task) is not shown:  # without its model, first guesses would be taken for predictions
+        if self._history.warm_for(task) is not shown:  # without its model, first guesses would be taken for predictions
             raise TaskError(
                 f"The model of round {shown.number} knows other labels than are on the clean slices now, or its "
                 "files are gone: press Train to learn them."
             )
-        self._prepare(task, round_launch(self, self._shelf, warm_start=True))
+        self._prepare(task, round_launch(self, self._history, warm_start=True))
 
     def begin_check(self) -> None:
         """Begin a leave-one-clean-slice-out: an estimate of the accuracy while nothing was held out yet.
@@ -201,7 +201,7 @@ class TrainedVolumes(KeptVolumes):
         """
         self._refuse_while_running()
         task = self.resolve()
-        self._prepare(task, check_launch(self, task, self._shelf))
+        self._prepare(task, check_launch(self, task, self._history))
 
     def start(self, focus: tuple[str, int] | None = None) -> Round:
         """`begin`, and wait until the worker was started.
@@ -217,7 +217,7 @@ class TrainedVolumes(KeptVolumes):
         """
         self.begin(focus)
         self._wait_for_worker()
-        return self._shelf.rounds[-1]
+        return self._history.rounds[-1]
 
     def start_check(self) -> None:
         """`begin_check`, and wait until the worker was started; raises as `start`."""
@@ -226,7 +226,7 @@ class TrainedVolumes(KeptVolumes):
 
     def stop(self) -> None:
         """Ask the running job to stop and keep what it has; of one that is being prepared, nothing stays."""
-        if self._state is SessionState.PREPARING and self._give_up_beginning():
+        if self._state is SessionState.PREPARING and self._give_up_starting():
             self._set_state(SessionState.STOPPING)
         elif self._state is SessionState.RUNNING and self._run is not None:
             self._run.job.cancel()
@@ -234,8 +234,8 @@ class TrainedVolumes(KeptVolumes):
 
     def poll(self) -> None:
         """Take in what the job said since the last call, and save what changed."""
-        if self._beginning is not None:
-            self._go_on_beginning(self._beginning)
+        if self._starter is not None:
+            self._poll_starter(self._starter)
         elif self._state is not SessionState.IDLE and self._run is not None:
             for event in self._run.job.poll():
                 self.apply(event)
@@ -259,8 +259,8 @@ class TrainedVolumes(KeptVolumes):
 
     def look_at(self, name: str, z: int) -> None:
         """The user looks at slice `z` of a volume now: the job predicts it first."""
-        if self._beginning is not None:
-            self._beginning.looked_at = name, z
+        if self._starter is not None:
+            self._starter.looked_at = name, z
         elif self._state is SessionState.RUNNING and self._run is not None:
             self._run.job.look_at(name, z)
 
@@ -284,59 +284,59 @@ class TrainedVolumes(KeptVolumes):
 
     def _prepare(self, task: SegmentationTask, launch: Launch) -> None:
         self._refuse_read_only()
-        self._beginning, self._why_not = JobStarter(self, task, self._saver(), launch), None
+        self._starter, self._why_not = JobStarter(self, task, self._saver(), launch), None
         self._set_state(SessionState.PREPARING)
 
-    def _go_on_beginning(self, beginning: JobStarter) -> None:
+    def _poll_starter(self, starter: JobStarter) -> None:
         """Take in what came of the job that is being prepared, if anything did."""
         try:
-            run = beginning.poll()
+            run = starter.poll()
         except AbandonedError:
-            self._end_beginning(None)
+            self._end_starting(None)
         except Exception as error:
-            self._end_beginning(error)
+            self._end_starting(error)
         else:
             if run is not None:
-                self._take_begun(beginning, run)
-            elif beginning.copied is not None:
-                self.image_copied.emit(beginning.copied)
+                self._take_begun(starter, run)
+            elif starter.copied is not None:
+                self.image_copied.emit(starter.copied)
 
-    def _end_beginning(self, error: Exception | None) -> None:
-        assert self._beginning is not None  # only one that is there can end
-        self._beginning.close()
-        self._beginning = None
+    def _end_starting(self, error: Exception | None) -> None:
+        assert self._starter is not None  # only one that is there can end
+        self._starter.close()
+        self._starter = None
         self._why_not = error or RuntimeError("The training was stopped before it began.")
         self._set_state(SessionState.IDLE)
         self.not_begun.emit(error)
 
-    def _take_begun(self, beginning: JobStarter, run: Run) -> None:
+    def _take_begun(self, starter: JobStarter, run: Run) -> None:
         """The worker was started."""
-        beginning.close()
-        self._beginning = None
+        starter.close()
+        self._starter = None
         if isinstance(run, Check):
             self.left_out = run.scores
             self._begin(run)
             self.check_started.emit()
         elif isinstance(run, Round):
-            self._shelf.rounds.append(run)
-            self._shelf.restored = None
+            self._history.rounds.append(run)
+            self._history.restored = None
             for volume in self:
                 volume.marks.rejected.clear()  # said of a prediction that will be replaced
             self._begin_round(run)
-        if beginning.looked_at is not None:
-            self.look_at(*beginning.looked_at)
+        if starter.looked_at is not None:
+            self.look_at(*starter.looked_at)
 
-    def _give_up_beginning(self) -> bool:
+    def _give_up_starting(self) -> bool:
         """Whether nothing will begin; else the worker was started a moment ago, and its job is running now."""
-        assert self._beginning is not None  # asked while preparing
-        if self._beginning.abandon():
+        assert self._starter is not None  # asked while preparing
+        if self._starter.abandon():
             return True
-        self._beginning.wait(_SECONDS_TO_DIE)
-        self._go_on_beginning(self._beginning)
+        self._starter.wait(_SECONDS_TO_DIE)
+        self._poll_starter(self._starter)
         return False
 
     def _wait_for_worker(self) -> None:
-        while self._beginning is not None:
+        while self._starter is not None:
             self.poll()
             time.sleep(_LOOK_SECONDS)
         if self._why_not is not None:
@@ -344,9 +344,9 @@ class TrainedVolumes(KeptVolumes):
 
     def _end_job(self, stop: bool) -> None:
         """Let go of the job; `stop` one that runs. One that is being prepared never begins."""
-        if self._beginning is not None and self._give_up_beginning():
-            self._beginning.close()  # its thread ends by itself, and starts nothing
-            self._beginning = None
+        if self._starter is not None and self._give_up_starting():
+            self._starter.close()  # its thread ends by itself, and starts nothing
+            self._starter = None
         job = self._run.job if self._run is not None else None
         if not stop or job is None or job.state.is_final:
             return

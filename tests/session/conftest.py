@@ -58,7 +58,7 @@ class FakeJob(LocalJob):
 
 
 @pytest.fixture
-def played_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions start jobs whose worker the test plays; what was started before is attached to as it is."""
     monkeypatch.setattr("napari_mlbseg.session.launcher.LocalJob", FakeJob)
 

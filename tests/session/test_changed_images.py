@@ -55,7 +55,7 @@ def test_an_image_as_its_file_is_stays_there(from_file):
 
 
 @pytest.mark.parametrize("when", ["save", "train", "close"])
-def test_an_image_that_was_written_into_is_copied(from_file, when, played_jobs):
+def test_an_image_that_was_written_into_is_copied(from_file, when, fake_jobs):
     session, volume = from_file
     volume.image[3, 2:5] += 1  # as a filter in place does, of which no event tells
     if when == "save":

@@ -170,7 +170,7 @@ class Annotating(RuleBasedStateMachine):
             self.stroke(meanwhile, 1, 1, label)
             if stops:
                 self.session.stop()
-        while self.session._beginning is not None:
+        while self.session._starter is not None:
             self.session.poll()
         if meanwhile is not None and stops and len(self.session.rounds) == before:
             assert self.session.state is SessionState.IDLE

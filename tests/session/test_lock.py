@@ -102,7 +102,7 @@ def test_an_owner_is_heard_of_for_as_long_as_it_lives(tmp_path, monkeypatch):
     assert not file.exists()
 
 
-def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played_jobs, tmp_path):
+def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, fake_jobs, tmp_path):
     train(saved)
     saved.mark_dirty("heart")
     settle(saved)
@@ -138,7 +138,7 @@ def test_a_session_that_is_open_elsewhere_can_be_looked_at(saved, settle, played
         assert [past.number for past in again.rounds] == [1]
 
 
-def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(saved, settle, played_jobs):
+def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(saved, settle, fake_jobs):
     train(saved)
     saved.mark_dirty("heart")
     settle(saved)
@@ -161,7 +161,7 @@ def test_what_is_painted_on_a_session_that_is_open_elsewhere_is_kept_in_a_copy(s
     assert not np.array_equal(load_session(saved.folder).volumes[0].volume.annotation, painted)
 
 
-def test_a_round_that_another_program_trains_is_left_alone(saved, settle, played_jobs, monkeypatch):
+def test_a_round_that_another_program_trains_is_left_alone(saved, settle, fake_jobs, monkeypatch):
     started = saved.start()
     settle(saved)
     monkeypatch.undo()  # the other program sees a folder whose worker it does not know

@@ -256,7 +256,7 @@ def test_images_with_names_that_differ_only_in_case_have_arrays_of_their_own(tmp
     session.close()
 
 
-@pytest.mark.usefixtures("played_jobs")
+@pytest.mark.usefixtures("fake_jobs")
 def test_rounds_whose_files_are_away_keep_their_place(saved, settle):
     train(saved)
     settle(saved)
@@ -274,7 +274,7 @@ def test_rounds_whose_files_are_away_keep_their_place(saved, settle):
     third.close()
 
 
-@pytest.mark.usefixtures("played_jobs")
+@pytest.mark.usefixtures("fake_jobs")
 def test_who_only_looks_does_not_end_a_training(saved, settle):
     started = saved.start()
     settle(saved)

@@ -22,7 +22,7 @@ from napari_mlbseg.task import TaskError
 
 from .conftest import make_volume, reopen, train
 
-pytestmark = pytest.mark.usefixtures("played_jobs")
+pytestmark = pytest.mark.usefixtures("fake_jobs")
 
 
 def test_a_round_keeps_what_it_was_given(saved, settle):

@@ -67,7 +67,7 @@ def test_a_stroke_while_another_is_written_is_not_lost(saved, settle):
     assert np.array_equal(stored(saved), volume.annotation)
 
 
-def test_a_reopened_session_is_the_same(saved, settle, played_jobs):
+def test_a_reopened_session_is_the_same(saved, settle, fake_jobs):
     volume = saved.volume("heart")
     saved.config = saved.config.updated(n_views=4, seed=9)
     saved.set_clean("heart", 4, True)
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_is_lost(saved, sett
     assert np.array_equal(stored(saved), volume.annotation)
 
 
-def test_saving_elsewhere_moves_what_nobody_saved_and_copies_the_rest(sessions_home, tmp_path, settle, played_jobs):
+def test_saving_elsewhere_moves_what_nobody_saved_and_copies_the_rest(sessions_home, tmp_path, settle, fake_jobs):
     session = SegmentationSession()
     session.set_volume(make_volume(clean={1}))
     train(session)

@@ -43,7 +43,7 @@ def study(files, tmp_path):
     session.close()
 
 
-@pytest.mark.usefixtures("played_jobs")
+@pytest.mark.usefixtures("fake_jobs")
 def test_a_round_over_files_reads_none_and_the_next_shares_what_the_worker_read(study):
     first = study.start()
     folder = first.job.folder
@@ -115,7 +115,7 @@ class _Slow(np.ndarray):
         return np.asarray(super().__getitem__(key))
 
 
-@pytest.mark.usefixtures("played_jobs")
+@pytest.mark.usefixtures("fake_jobs")
 def test_the_overview_tells_what_has_become_of_each(study, settle):
     study.mark_dirty("s0")
     settle(study)

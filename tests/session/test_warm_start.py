@@ -15,7 +15,7 @@ OTHERS = {"architecture": "unet", "features": (8, 16), "norm": "instance", "cont
 
 
 @pytest.fixture
-def past(saved, played_jobs):
+def past(saved, fake_jobs):
     """A round that left a model."""
     saved.config = saved.config.from_preset("quick")
     past = train(saved)

@@ -16,9 +16,9 @@ from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder, content_hash
 from napari_mlbseg.session.persistence.image_copier import ImageCopier
 from napari_mlbseg.session.persistence.lock import SessionBusyError
-from napari_mlbseg.session.persistence.registry import KeptRegistry
+from napari_mlbseg.session.persistence.registry import VolumeRegistry
 from napari_mlbseg.session.persistence.schema import SessionError, SessionRecord
-from napari_mlbseg.session.persistence.volume_store import Change, Demand, Kept
+from napari_mlbseg.session.persistence.volume_store import Change, Demand, StoredVolume
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 __all__ = ["Autosave"]
@@ -53,7 +53,7 @@ class Autosave:
     problem_changed = Signal(str)  # a sentence while nothing can be saved; empty: all is well again
 
     def __init__(self, folder: SessionFolder, record: Callable[[], SessionRecord]) -> None:
-        self.registry = KeptRegistry(folder)
+        self.registry = VolumeRegistry(folder)
         self._make_record = record
         self._record_is_stale = False
         self._not_before = 0.0
@@ -277,7 +277,7 @@ class Autosave:
         self.registry.folder, self._locked, self._record_is_stale, self.read_only = folder, True, True, ""
         self._say("lock", "")
 
-    def _look(self, kept: Kept, seconds: float) -> None:
+    def _look(self, kept: StoredVolume, seconds: float) -> None:
         for z, old, new in kept.watcher.look(seconds):
             if kept.annotation:
                 kept.dirty.add(z)
@@ -298,7 +298,7 @@ class Autosave:
             if not kept.is_unchecked or kept.left is not None or not is_in_memory(image):
                 continue
 
-            def known(digest: str, kept: Kept = kept, image: Any = image) -> None:
+            def known(digest: str, kept: StoredVolume = kept, image: Any = image) -> None:
                 if kept.volume.image is image:
                     self._record_is_stale = self.registry.take_digest(kept, digest) or self._record_is_stale
 
@@ -330,7 +330,7 @@ class Autosave:
             if source is None or kept.content or kept.asked:
                 continue
 
-            def known(content: str, kept: Kept = kept) -> None:
+            def known(content: str, kept: StoredVolume = kept) -> None:
                 kept.content, self._record_is_stale = content, True
 
             kept.asked = True  # once: a file that cannot be read is found when it is opened

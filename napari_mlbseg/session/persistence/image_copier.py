@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from napari_mlbseg._util.background import Background
-from napari_mlbseg.session.persistence.registry import KeptRegistry
-from napari_mlbseg.session.persistence.volume_store import ImageCopy, Kept
+from napari_mlbseg.session.persistence.registry import VolumeRegistry
+from napari_mlbseg.session.persistence.volume_store import ImageCopy, StoredVolume
 
 __all__ = ["ImageCopier"]
 
@@ -22,7 +22,7 @@ class ImageCopier:
 
     Parameters
     ----------
-    registry : KeptRegistry
+    registry : VolumeRegistry
     copied : callable
         Called after some slices were copied, with whether the record says something else now.
     failed : callable
@@ -30,21 +30,21 @@ class ImageCopier:
     """
 
     def __init__(
-        self, registry: KeptRegistry, copied: Callable[[bool], None], failed: Callable[[Exception], None]
+        self, registry: VolumeRegistry, copied: Callable[[bool], None], failed: Callable[[Exception], None]
     ) -> None:
         self._registry = registry
         self._tell_copied, self._tell_failed = copied, failed
         self._background = Background("mlbseg-images")
         self._copying = False
         self._not_before = 0.0
-        self._first: list[Kept] = []
+        self._first: list[StoredVolume] = []
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to copy."""
         return all(kept.is_copied for kept in self._registry)
 
-    def prefer(self, images: Iterable[Kept]) -> None:
+    def prefer(self, images: Iterable[StoredVolume]) -> None:
         """Copy these first, and at once even if that has just failed."""
         self._first, self._not_before = list(images), 0.0
         for kept in self._first:

@@ -10,13 +10,13 @@ from napari_mlbseg._util.files import safe_name
 from napari_mlbseg.session.persistence.change_scanner import ChangeScanner
 from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import ImageRecord
-from napari_mlbseg.session.persistence.volume_store import Kept, layout_of
+from napari_mlbseg.session.persistence.volume_store import StoredVolume, layout_of
 from napari_mlbseg.session.volume import AnnotatedVolume
 
-__all__ = ["KeptRegistry"]
+__all__ = ["VolumeRegistry"]
 
 
-class KeptRegistry:
+class VolumeRegistry:
     """What is kept of each volume, also of those that left.
 
     Attributes
@@ -27,16 +27,16 @@ class KeptRegistry:
 
     def __init__(self, folder: SessionFolder) -> None:
         self.folder = folder
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, StoredVolume] = {}
 
-    def __iter__(self) -> Iterator[Kept]:
+    def __iter__(self) -> Iterator[StoredVolume]:
         return iter(self._kept.values())
 
-    def get(self, uid: str) -> Kept | None:
+    def get(self, uid: str) -> StoredVolume | None:
         """What is kept of a volume; None if it is not known."""
         return self._kept.get(uid)
 
-    def leaving(self, volumes: Sequence[AnnotatedVolume]) -> list[Kept]:
+    def leaving(self, volumes: Sequence[AnnotatedVolume]) -> list[StoredVolume]:
         """What is kept of volumes that are none of these any more."""
         staying = {volume.uid for volume in volumes}
         return [kept for uid, kept in self._kept.items() if uid not in staying and kept.left is None]
@@ -61,7 +61,9 @@ class KeptRegistry:
         watcher = ChangeScanner(volume)
         for _ in watcher.look(float("inf")):
             pass  # it learns what is there; nothing changed
-        kept = Kept(watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True)
+        kept = StoredVolume(
+            watcher, annotation, layout_of(volume), content=image.content, is_new=False, is_written=True
+        )
         if image.kind == "embedded":
             kept.embedded, kept.copied = image.path, volume.n_slices if image.complete else 0
             kept.copied_from = volume.image
@@ -82,14 +84,14 @@ class KeptRegistry:
             if was_last or kept.watcher.painted or kept.volume.marks.are_any
         ]
 
-    def _new(self, volume: AnnotatedVolume) -> Kept:
+    def _new(self, volume: AnnotatedVolume) -> StoredVolume:
         annotation = self._free_path("annotations", volume.name) if volume.is_annotated else ""
-        kept = Kept(ChangeScanner(volume), annotation, layout_of(volume))
+        kept = StoredVolume(ChangeScanner(volume), annotation, layout_of(volume))
         if volume.source is None:
             self._embed(kept)
         return kept
 
-    def _embed(self, kept: Kept) -> None:
+    def _embed(self, kept: StoredVolume) -> None:
         """Keep a copy of an image that has no file; one that was made for another annotation of it serves both."""
         volume = kept.volume
         copies = (k for k in self if k.embedded and k.volume.image is volume.image)
@@ -100,7 +102,7 @@ class KeptRegistry:
             kept.embedded, kept.copied, kept.copied_from = twin.embedded, twin.copied, twin.copied_from
             kept.digest = twin.digest
 
-    def take_digest(self, kept: Kept, digest: str) -> bool:
+    def take_digest(self, kept: StoredVolume, digest: str) -> bool:
         """The image of a volume, which is in memory, has this fingerprint; whether it is another one than was kept.
 
         Then its file is its source no more, and it is copied anew.
@@ -114,7 +116,7 @@ class KeptRegistry:
         kept.embedded, kept.copied, kept.digest = self._free_path("images", kept.volume.name), 0, digest
         return True
 
-    def _go_on(self, kept: Kept, volume: AnnotatedVolume) -> None:
+    def _go_on(self, kept: StoredVolume, volume: AnnotatedVolume) -> None:
         """The same volume, perhaps with other pixels, another type or another slice axis."""
         earlier = kept.volume
         is_another = volume.image is not earlier.image

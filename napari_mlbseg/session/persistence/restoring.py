@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_mlbseg.session.clean_slices import SliceMarks
 from napari_mlbseg.session.persistence.loader import read_annotation, read_marks
 from napari_mlbseg.session.persistence.schema import ImageRecord, VolumeRecord
-from napari_mlbseg.session.persistence.volume_store import Kept
+from napari_mlbseg.session.persistence.volume_store import StoredVolume
 from napari_mlbseg.session.volume import AnnotatedVolume
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def removed_annotations(
     return [*earlier, *now]
 
 
-def _of_kept(kept: Kept, marks: Mapping[int, SliceMarks]) -> RemovedAnnotation:
+def _of_kept(kept: StoredVolume, marks: Mapping[int, SliceMarks]) -> RemovedAnnotation:
     volume = kept.volume
     return RemovedAnnotation(
         volume.uid,

@@ -16,7 +16,7 @@ from napari_mlbseg.session.persistence.folder import SessionFolder
 from napari_mlbseg.session.persistence.schema import ImageRecord, SessionError
 from napari_mlbseg.session.volume import AnnotatedVolume
 
-__all__ = ["Change", "Demand", "ImageCopy", "Kept", "Layout", "layout_of"]
+__all__ = ["Change", "Demand", "ImageCopy", "StoredVolume", "Layout", "layout_of"]
 
 _ONE_BY_ONE = 64  # slices up to which each is synchronised with the disk by itself
 _BATCH_SECONDS = 0.5  # after which the copying of an image tells how far it is
@@ -26,7 +26,7 @@ Layout = tuple[tuple[int, ...], np.dtype, int]
 
 
 @dataclass(eq=False)
-class Kept:
+class StoredVolume:
     """What the folder holds, or is to hold, of a volume; it stays when the volume leaves the session."""
 
     watcher: ChangeScanner
@@ -92,7 +92,7 @@ class Kept:
 class Change:
     """Slices of a volume as they are now, to be written into its array as it is now."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: StoredVolume) -> None:
         self._kept = kept
         self._annotation, self._layout = kept.annotation, kept.layout
         self._slices = sorted(kept.dirty)
@@ -133,7 +133,7 @@ class Change:
 class ImageCopy:
     """Some more slices of an image that has no file, to be copied: as many as a moment allows, but one in any case."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: StoredVolume) -> None:
         self._kept, self._path = kept, kept.embedded
         self._volume, self._first = kept.volume, kept.copied
         self._next = self._first
@@ -187,11 +187,11 @@ class Demand:
 
     Attributes
     ----------
-    images : list of Kept
+    images : list of StoredVolume
     is_written : bool
     """
 
-    images: list[Kept]
+    images: list[StoredVolume]
     is_written: bool = False
     _error: Exception | None = None
 

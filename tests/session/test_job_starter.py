@@ -23,7 +23,7 @@ from napari_mlbseg.task import TaskError
 
 from .conftest import FakeJob, make_volume, reopen, train
 
-pytestmark = pytest.mark.usefixtures("played_jobs")
+pytestmark = pytest.mark.usefixtures("fake_jobs")
 
 AT_MOST = 20.0  # seconds
 
@@ -299,8 +299,8 @@ def test_closing_meanwhile_leaves_no_worker_and_no_half_folder(lazy, what, monke
 @pytest.mark.parametrize("how", ["stop", "close"])
 def test_a_worker_that_was_started_a_moment_ago_is_ended(saved, how):
     saved.begin()
-    until(lambda: saved._beginning._is_launched, saved)
-    until(lambda: saved._beginning._background.is_idle)
+    until(lambda: saved._starter._is_launched, saved)
+    until(lambda: saved._starter._background.is_idle)
     assert saved.state is SessionState.PREPARING, "nobody has told yet"
     if how == "close":
         path = saved.folder
