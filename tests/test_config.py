@@ -76,7 +76,7 @@ def test_json_and_back():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"views": 3}, "There is no parameter 'views': the parameters are preset"),
+        ({"views": 3}, "There is no parameter 'views': the parameters are device, cluster"),
         ({"n_views": 0}, "'n_views' cannot be 0: .*greater than or equal to 1"),
         ({"n_views": "many"}, "'n_views' cannot be 'many'"),
         ({"learning_rate": 0}, "'learning_rate' cannot be 0: .*greater than 0"),

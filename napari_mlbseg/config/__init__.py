@@ -1,20 +1,19 @@
 """Every parameter of a training, and the presets. Needs pydantic alone."""
 
+from napari_mlbseg.config.execution import Device, ExecutionConfig, field_group, field_unit
 from napari_mlbseg.config.presets import PRESETS, PresetName
 from napari_mlbseg.config.training import (
     NETWORK_FIELDS,
-    Device,
     InitialLabelSource,
     LabelKind,
     TrainingConfig,
-    field_group,
-    field_unit,
 )
 
 __all__ = [
     "NETWORK_FIELDS",
     "PRESETS",
     "Device",
+    "ExecutionConfig",
     "InitialLabelSource",
     "LabelKind",
     "PresetName",

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError, field_validator, model_validator
 
-from napari_mlbseg.config.cluster_address import checked_address
+from napari_mlbseg.config.execution import ExecutionConfig, declared, empty_is_none
 from napari_mlbseg.config.presets import PRESETS, PresetName
 
 __all__ = [
     "NETWORK_FIELDS",
-    "Device",
     "InitialLabelSource",
     "LabelKind",
     "TrainingConfig",
-    "field_group",
-    "field_unit",
 ]
 
 #: Parameters that decide the form of a network: a training starts from an earlier model only where they are the same.
@@ -35,27 +31,9 @@ _RENAMED = {"look_again": "find_label_errors"}
 
 InitialLabelSource = Literal["auto", "network", "interpolation", "propagation", "given"]
 LabelKind = Literal["auto", "classes", "instances"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
-def _field(default: Any, group: str, description: str, *, unit: str = "", **bounds: Any) -> Any:
-    """Declare a parameter: its default, the form group that shows it, its help, unit and bounds."""
-    return Field(default, description=description, json_schema_extra={"group": group, "unit": unit}, **bounds)
-
-
-def field_group(field: FieldInfo) -> str:
-    """Name of the form group in which `field` is shown."""
-    extra = field.json_schema_extra
-    return str(extra.get("group", "")) if isinstance(extra, dict) else ""
-
-
-def field_unit(field: FieldInfo) -> str:
-    """Unit of `field`, or an empty string where it has none."""
-    extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-
-
-class TrainingConfig(BaseModel):
+class TrainingConfig(ExecutionConfig):
     """Parameters of one training; frozen. The defaults are those of the ``standard`` preset.
 
     Raises
@@ -69,30 +47,12 @@ class TrainingConfig(BaseModel):
     Segmentation", MICCAI 2023 (MLB-Seg): y^n initial labels, y^p pseudo-labels, w^n and w^p their pixel weights.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     # -- run -----------------------------------------------------------------------------------------------------
-    preset: PresetName = _field("standard", "Run", "Preset that the other values started from; kept as provenance.")
-    device: Device = _field(
-        "auto", "Run", "Where to compute. 'auto' takes CUDA, then Apple's MPS, then the CPU, whichever is there."
-    )
-    cluster: str = _field(
-        "",
-        "Run",
-        "Address of a Dask scheduler whose workers compute, such as tls://server:8786. Empty: this machine computes.",
-    )
-    seed: int = _field(0, "Run", "Seed of every random choice: on a CPU, the same seed gives the same result.", ge=0)
-    time_budget: float | None = _field(
-        300.0, "Run", "Seconds for the whole job, the last result included. Empty: no limit.", unit="s", ge=5, le=604800
-    )
-    steps: int | None = _field(
+    preset: PresetName = declared("standard", "Run", "Preset that the other values started from; kept as provenance.")
+    steps: int | None = declared(
         None, "Run", "Largest number of meta-weighted training steps. Empty: until the time is used up.", ge=0
     )
-    preview_interval: float = _field(
-        4.0, "Run", "Least seconds between two previews of the slices in the window.", unit="s", ge=0.2, le=600
-    )
-
-    label_kind: LabelKind = _field(
+    label_kind: LabelKind = declared(
         "auto",
         "Run",
         "What a label number stands for: a class, or one object such as a cell ('instances': foreground and borders "
@@ -100,21 +60,21 @@ class TrainingConfig(BaseModel):
     )
 
     # -- network -------------------------------------------------------------------------------------------------
-    architecture: Literal["light", "unet", "unet++"] = _field(
+    architecture: Literal["light", "unet", "unet++"] = declared(
         "unet",
         "Network",
         "'light': strided U-Net that computes at half resolution, for CPUs; 'unet'; 'unet++' as in the paper.",
     )
-    features: tuple[int, ...] = _field(
+    features: tuple[int, ...] = declared(
         (32, 64, 128, 256), "Network", "Channels of the network's levels, from full resolution down.", min_length=2
     )
-    norm: Literal["instance", "group", "batch"] = _field(
+    norm: Literal["instance", "group", "batch"] = declared(
         "instance", "Network", "Normalisation layer; 'batch' as in the paper's code, the others keep no running state."
     )
-    context: int = _field(
+    context: int = declared(
         0, "Network", "Neighbouring slices on each side that the network also sees (2.5D).", unit="slices", ge=0, le=4
     )
-    patch_size: int = _field(
+    patch_size: int = declared(
         256,
         "Network",
         "Largest side of the region of a slice that one training sample shows.",
@@ -123,45 +83,45 @@ class TrainingConfig(BaseModel):
         le=2048,
     )
 
-    shape_prior: bool = _field(
+    shape_prior: bool = declared(
         True,
         "Network",
         "The network also sees the initial labels' outline, bent at random in training, and learns to correct it.",
     )
-    prior_doubt: float = _field(
+    prior_doubt: float = declared(
         1.8,
         "Network",
         "How far the outline that the network sees is bent at most, in fifths of the structure's radius.",
         ge=0,
         le=5,
     )
-    prior_dropout: float = _field(
+    prior_dropout: float = declared(
         0.1, "Network", "Share of training samples in which the outline is withheld from the network.", ge=0, le=1
     )
 
     # -- initial labels ------------------------------------------------------------------------------------------
-    initial_labels: InitialLabelSource = _field(
+    initial_labels: InitialLabelSource = declared(
         "auto",
         "Initial labels",
         "Where the labels of unannotated slices come from at first: 'network' (bootstrapped on the clean slices, the "
         "paper), 'interpolation' of shapes between clean slices, 'propagation' of the clean slices by registration, "
         "'given' (a layer or file), or 'auto'.",
     )
-    bootstrap_share: float = _field(
+    bootstrap_share: float = declared(
         0.35,
         "Initial labels",
         "Share of the training time spent on the clean slices alone, before the weights.",
         ge=0,
         le=1,
     )
-    bootstrap_prior: float = _field(
+    bootstrap_prior: float = declared(
         0.0,
         "Initial labels",
         "Weight of initial labels that are known beforehand during the bootstrap; 0: clean slices alone.",
         ge=0,
         le=100,
     )
-    initial_share: float = _field(
+    initial_share: float = declared(
         1.0,
         "Initial labels",
         "Share that interpolated or propagated labels keep in what is shown right beside a clean slice; it falls with "
@@ -169,45 +129,45 @@ class TrainingConfig(BaseModel):
         ge=0,
         le=1,
     )
-    bootstrap_steps: int | None = _field(
+    bootstrap_steps: int | None = declared(
         None, "Initial labels", "Steps of the bootstrap on clean slices. Empty: by its share of the time.", ge=0
     )
 
     # -- views (PLE) ---------------------------------------------------------------------------------------------
-    n_views: int = _field(
+    n_views: int = declared(
         5,
         "Views",
         "Views of a slice that PLE averages: identity, zoom-in, two zoom-outs, flip, then further ones.",
         ge=1,
         le=16,
     )
-    n_views_predict: int = _field(5, "Views", "Views that the final prediction averages.", ge=1, le=16)
-    zoom_in: tuple[float, float] = _field((1.1, 1.4), "Views", "Range of the zoom-in factor.")
-    zoom_out: tuple[float, float] = _field((0.7, 0.95), "Views", "Range of the zoom-out factor.")
+    n_views_predict: int = declared(5, "Views", "Views that the final prediction averages.", ge=1, le=16)
+    zoom_in: tuple[float, float] = declared((1.1, 1.4), "Views", "Range of the zoom-in factor.")
+    zoom_out: tuple[float, float] = declared((0.7, 0.95), "Views", "Range of the zoom-out factor.")
 
     # -- weights -------------------------------------------------------------------------------------------------
-    weighting: Literal["meta", "uniform"] = _field(
+    weighting: Literal["meta", "uniform"] = declared(
         "meta", "Weights", "'meta': pixel weights from clean data (MLB-Seg); 'uniform': every pixel counts alike."
     )
-    meta_gradient: Literal["virtual", "shared"] = _field(
+    meta_gradient: Literal["virtual", "shared"] = declared(
         "shared",
         "Weights",
         "Where the clean gradient is taken: at the 'virtual' step theta' (the paper), or at theta, 'shared' with the "
         "supervised step (one backward pass less; an approximation).",
     )
-    tangent: Literal["exact", "difference"] = _field(
+    tangent: Literal["exact", "difference"] = declared(
         "difference",
         "Weights",
         "How every pixel's derivative along the clean gradient is found: 'exact', in forward mode, or by the "
         "'difference' of two passes, which takes a third of the time and differs by a few thousandths.",
     )
 
-    pseudo_labels_from: Literal["student", "teacher"] = _field(
+    pseudo_labels_from: Literal["student", "teacher"] = declared(
         "teacher",
         "Weights",
         "Whose views PLE averages into pseudo-labels: the 'student' (the paper) or its mean 'teacher'.",
     )
-    find_label_errors: bool = _field(
+    find_label_errors: bool = declared(
         True,
         "Weights",
         "At the end, show where the other clean slices contradict what was painted on a clean slice, if there are at "
@@ -215,29 +175,29 @@ class TrainingConfig(BaseModel):
     )
 
     # -- losses --------------------------------------------------------------------------------------------------
-    supervised_loss: Literal["ce", "dice_ce"] = _field("dice_ce", "Losses", "Loss on clean slices.")
-    supervised_weight: float = _field(1.0, "Losses", "Weight of the clean slices' loss.", ge=0, le=100)
-    weighted_weight: float = _field(1.0, "Losses", "Weight of the meta-weighted loss.", ge=0, le=100)
-    consistency_weight: float = _field(1.0, "Losses", "Weight of the consistency between views.", ge=0, le=100)
-    teacher_weight: float = _field(1.0, "Losses", "Weight of the consistency with the mean teacher.", ge=0, le=100)
-    ema_decay: float = _field(0.99, "Losses", "Decay of the mean teacher's moving average.", ge=0, lt=1)
-    teacher_noise: float = _field(
+    supervised_loss: Literal["ce", "dice_ce"] = declared("dice_ce", "Losses", "Loss on clean slices.")
+    supervised_weight: float = declared(1.0, "Losses", "Weight of the clean slices' loss.", ge=0, le=100)
+    weighted_weight: float = declared(1.0, "Losses", "Weight of the meta-weighted loss.", ge=0, le=100)
+    consistency_weight: float = declared(1.0, "Losses", "Weight of the consistency between views.", ge=0, le=100)
+    teacher_weight: float = declared(1.0, "Losses", "Weight of the consistency with the mean teacher.", ge=0, le=100)
+    ema_decay: float = declared(0.99, "Losses", "Decay of the mean teacher's moving average.", ge=0, lt=1)
+    teacher_noise: float = declared(
         0.02, "Losses", "Standard deviation of the noise that the teacher's input gets.", ge=0, le=1
     )
 
     # -- optimiser -----------------------------------------------------------------------------------------------
-    optimiser: Literal["sgd", "adamw"] = _field("adamw", "Optimiser", "SGD with momentum (the paper) or AdamW.")
-    learning_rate: float = _field(2e-3, "Optimiser", "Learning rate at the start.", gt=0, le=1)
-    learning_rate_schedule: Literal["paper", "cosine", "constant"] = _field(
+    optimiser: Literal["sgd", "adamw"] = declared("adamw", "Optimiser", "SGD with momentum (the paper) or AdamW.")
+    learning_rate: float = declared(2e-3, "Optimiser", "Learning rate at the start.", gt=0, le=1)
+    learning_rate_schedule: Literal["paper", "cosine", "constant"] = declared(
         "cosine", "Optimiser", "'paper': times 20 / (epoch + 20); 'cosine': down to a hundredth at the end."
     )
-    momentum: float = _field(0.9, "Optimiser", "Momentum of SGD; beta1 of AdamW.", ge=0, lt=1)
-    weight_decay: float = _field(5e-4, "Optimiser", "Weight decay.", ge=0, le=1)
-    gradient_clip: float = _field(1.0, "Optimiser", "Largest norm of a gradient; 0: no clipping.", ge=0, le=1000)
-    batch_size: int = _field(4, "Optimiser", "Unlabelled slices in a batch.", ge=1, le=256)
-    clean_batch_size: int = _field(4, "Optimiser", "Clean slices in a batch.", ge=1, le=256)
-    augment: bool = _field(True, "Optimiser", "Strong augmentation of clean slices (affine, elastic, intensity).")
-    mixed_precision: bool = _field(
+    momentum: float = declared(0.9, "Optimiser", "Momentum of SGD; beta1 of AdamW.", ge=0, lt=1)
+    weight_decay: float = declared(5e-4, "Optimiser", "Weight decay.", ge=0, le=1)
+    gradient_clip: float = declared(1.0, "Optimiser", "Largest norm of a gradient; 0: no clipping.", ge=0, le=1000)
+    batch_size: int = declared(4, "Optimiser", "Unlabelled slices in a batch.", ge=1, le=256)
+    clean_batch_size: int = declared(4, "Optimiser", "Clean slices in a batch.", ge=1, le=256)
+    augment: bool = declared(True, "Optimiser", "Strong augmentation of clean slices (affine, elastic, intensity).")
+    mixed_precision: bool = declared(
         True,
         "Optimiser",
         "Half precision (bfloat16) outside the weight step: on CUDA, and for predictions on CPUs that compute in it.",
@@ -262,16 +222,10 @@ class TrainingConfig(BaseModel):
         """Lists may be given as text, '16,32,64': the command line and the form do so."""
         return tuple(value.strip("[]() ").split(",")) if isinstance(value, str) else value
 
-    @field_validator("time_budget", "steps", "bootstrap_steps", mode="before")
+    @field_validator("steps", "bootstrap_steps", mode="before")
     @classmethod
-    def _empty_is_none(cls, value: Any) -> Any:
-        """An empty text or 'none' stands for no limit."""
-        return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
-
-    @field_validator("cluster")
-    @classmethod
-    def _is_address(cls, value: str) -> str:
-        return checked_address(value) if value.strip() else ""
+    def _empty_steps(cls, value: Any) -> Any:
+        return empty_is_none(value)
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> TrainingConfig:

@@ -162,6 +162,8 @@ class OpenVolumes:
 
     def close_one_too_many(self) -> None:
         """Take the layers of one volume away, if more than a few have layers: of the one not looked at for longest."""
+        if not self._listed and not self._leftover:
+            return
         self._remove_leftover()
         hidden = self._hidden_listed()
         if len(hidden) >= AT_ONCE:

@@ -137,6 +137,9 @@ class VolumesPanel(Panel):
             self._on_all()
 
     def _show_news(self) -> None:
+        if len(self._session) < 2:  # there is no table to be seen, and whatever brings one fills it
+            self._news = set()
+            return
         names = {volume.name for volume in self._session}
         for name in names if self._news is None else names & self._news:
             self.model.set_row(overview(self._session, name))
