@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import shutil
@@ -78,6 +79,32 @@ def test_no_qt_binding_is_required():
     required = setup["options"]["install_requires"].lower()
     assert not [binding for binding in ("pyqt5", "pyqt6", "pyside", "napari[") if binding in required]
     assert "napari[all]" in setup["options.extras_require"]["all"]
+
+
+def test_what_is_required_is_imported_and_what_is_imported_is_required():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].splitlines()
+    required = {re.split(r"[>=\[]", line)[0].replace("-", "_").lower() for line in lines if line}
+    imported = set()
+    for path in (ROOT / "napari_mlbseg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    from_extras = {"dask", "distributed", "nilearn"}
+    known = {*sys.stdlib_module_names, "napari_mlbseg", *from_extras}
+    assert {"scikit_image" if name == "skimage" else name for name in imported - known} == required
+
+
+def test_the_lowest_versions_are_those_of_the_setup():
+    command = [sys.executable, ROOT / "scripts" / "lowest_versions.py", "cluster"]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"].split() + setup["options.extras_require"]["cluster"].split()
+    assert lines == [line.replace(">=", "==") for line in wanted if not line.startswith("torch")]
 
 
 def test_version_of_the_citation_is_that_of_the_package():
