@@ -7,7 +7,6 @@ first initial labels are out, so that the user sees something at once.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -21,19 +20,17 @@ import psutil
 
 from napari_mlbseg._util.files import write_atomically
 from napari_mlbseg._util.logs import configure
-from napari_mlbseg._version import __version__
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Cancelled, Event, Failed, Metrics, Progress, Stage, Started, is_terminal
+from napari_mlbseg.events import Cancelled, Event, Failed, Progress, Stage, is_terminal
 from napari_mlbseg.jobs.failures import failure, is_out_of_memory
 from napari_mlbseg.jobs.folder import JobFolder, Request, ZarrResults
 from napari_mlbseg.jobs.processes import is_running, lower_priority, parent
 from napari_mlbseg.jobs.startup import run
+from napari_mlbseg.jobs.worker_log import EventLog, log_request, log_task
 from napari_mlbseg.task import SegmentationTask
 from napari_mlbseg.training.imports import gc_disabled
 
 __all__ = ["main"]
-
-_LOG = logging.getLogger("napari_mlbseg.jobs.worker")  # this module is called __main__ where it runs
 
 _HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2  # between two looks for a cancel
@@ -52,10 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         request = folder.read_request()
         voice.answers_within = _RELAY_SECONDS if request.config.cluster else _ANSWER_SECONDS
         lower_priority(request.threads)
-        _log_request(request)
-        log = _EventLog()
+        log_request(request)
         for event in _run(folder, request, start):
-            log.note(event)
             voice.say(event)
     except Exception as error:  # the one place where any failure becomes the job's terminal event
         traceback.print_exc()
@@ -63,45 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if isinstance(voice.last, Failed) else 0
 
 
-def _log_request(request: Request) -> None:
-    """Log what the job was given."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    _LOG.info("%s by napari-mlbseg %s, Python %s, process %d", request.kind, __version__, version, os.getpid())
-    for volume in request.volumes:
-        _LOG.info(
-            "volume '%s': clean slices %s, spacing %s %s, image %s",
-            volume.name,
-            ", ".join(map(str, volume.clean)) or "none",
-            " x ".join(f"{step:g}" for step in volume.spacing),
-            volume.unit,
-            volume.image.format,
-        )
-    _LOG.info("classes %s", ", ".join(map(str, request.class_values)))
-    of_preset = TrainingConfig.from_preset(request.config.preset)
-    changed = {name: value for name, value in request.config if value != getattr(of_preset, name)}
-    _LOG.info("preset %s, changed: %s", request.config.preset, changed or "nothing")
-
-
-class _EventLog:
-    """Logs when each stage began, what there is to know, and the end; all the rest is in ``events.jsonl``."""
-
-    def __init__(self) -> None:
-        self._stage: Stage | None = None
-
-    def note(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            if event.stage is not self._stage:
-                _LOG.info("stage %s: %s", event.stage, event.message or "begins")
-            self._stage = event.stage
-        elif isinstance(event, Started | Metrics) or is_terminal(event):
-            _LOG.info("%s", event)
-
-
 class EventWriter:
-    """Appends events; after a terminal one it is silent, whichever thread spoke it."""
+    """Appends events, and logs them; after a terminal one it is silent, whichever thread spoke it."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
+        self._log = EventLog()
         self._lock = threading.Lock()
         self.last: Event | None = None
         self.answers_within = _ANSWER_SECONDS  # of a cancel
@@ -117,6 +79,7 @@ class EventWriter:
             if not self.has_ended:
                 self._folder.append_event(event)
                 self.last = event
+                self._log.note(event)
 
 
 def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
@@ -126,6 +89,7 @@ def _run(folder: JobFolder, request: Request, start: float) -> Iterator[Event]:
         yield from _relay(folder, request)
         return
     task = folder.open_task(request)
+    log_task(task)
     smaller: TrainingConfig | None = None
     try:
         yield from _attempt(folder, request, task, start)

@@ -14,8 +14,9 @@ from enum import Enum
 from psygnal import Signal
 
 from napari_mlbseg.config import TrainingConfig
-from napari_mlbseg.events import Event, Finished, HeldOut, is_terminal
+from napari_mlbseg.events import Event, Finished, HeldOut, TerminalEvent
 from napari_mlbseg.jobs.local import LocalJob
+from napari_mlbseg.jobs.worker_log import describe_end
 from napari_mlbseg.session.annotations import SessionVolumes
 from napari_mlbseg.session.job_starter import JobStarter, unread_images
 from napari_mlbseg.session.launcher import AbandonedError, Launch, check_launch, round_launch
@@ -249,8 +250,8 @@ class TrainingSession(SessionVolumes):
         self._run.take(event)
         if isinstance(event, HeldOut):
             self._on_scored()
-        if is_terminal(event):
-            _LOG.info("the job ended: %s", event)
+        if isinstance(event, TerminalEvent):
+            _LOG.info("the job %s", describe_end(event))
             self._set_state(SessionState.IDLE)
             self._mark_record_dirty()
             self._refresh_metrics()

@@ -352,6 +352,7 @@ class Autosave:
 
         def written(result: None) -> None:
             self._writing, self._error = False, None
+            _LOG.debug("saved %d changes and the record", len(changes))
             for change in changes:
                 self._record_is_stale = change.done() or self._record_is_stale
             for demand in demands:
