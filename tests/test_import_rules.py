@@ -42,7 +42,7 @@ def test_the_process_that_shows_the_window_holds_no_torch():
 
 
 def test_the_command_line_holds_neither_torch_nor_a_window():
-    assert not loaded("import napari_mlbseg.cli.main") & {"torch", "monai", "napari", "qtpy", "magicgui"}
+    assert not loaded(*modules_of("cli")) & {"torch", "monai", "napari", "qtpy", "magicgui"}
 
 
 def test_jobs_sessions_and_files_need_no_window():

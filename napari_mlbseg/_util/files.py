@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_path", "safe_name", "synchronise", "write_atomically"]
+__all__ = ["FULL_DISK", "atomic_path", "safe_name", "synchronise", "write_atomically"]
+
+#: Numbers of errors that say there is no room left, for anybody or for this person.
+FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager

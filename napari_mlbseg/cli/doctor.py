@@ -1,4 +1,7 @@
-"""``napari-mlbseg doctor``: what a report of a mistake needs to say of the machine and of what is installed."""
+"""``napari-mlbseg doctor``: what a report of a mistake needs to say of the machine and of what is installed.
+
+It has to work where another package is missing or broken, so none is imported with this module.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import argparse
 import json
 from typing import Any
 
+from napari_mlbseg._util.environment import as_text, machine_facts, told
 from napari_mlbseg.cli.exit_code import ExitCode
-from napari_mlbseg.session.environment import as_text, environment_facts
 
 __all__ = ["add_doctor_parser"]
 
@@ -20,6 +23,12 @@ def add_doctor_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _doctor(options: argparse.Namespace, start: float) -> int:
-    facts = environment_facts()
+    facts = {**machine_facts(), "sessions": told(_sessions)}
     print(json.dumps(facts, indent=2) if options.json else as_text(facts))
     return ExitCode.DONE
+
+
+def _sessions() -> dict[str, Any]:
+    from napari_mlbseg.session.environment import sessions_facts
+
+    return sessions_facts()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
+from napari_mlbseg._util.files import FULL_DISK
 from napari_mlbseg.events import Failed
 from napari_mlbseg.jobs.folder import JobFolder
 
-__all__ = ["FULL_DISK", "failure", "full_disk", "is_out_of_memory"]
-
-#: Numbers of errors that say there is no room left, for anybody or for this person.
-FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+__all__ = ["failure", "full_disk", "is_out_of_memory"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

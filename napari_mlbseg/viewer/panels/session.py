@@ -28,7 +28,7 @@ class SessionPanel(Panel):
         super().__init__("Session")
         self._controller = controller
         self._files = controller.files
-        self._copier = ReportCopier(controller.session)
+        self._copier = ReportCopier(controller.session, self)
         self.status = WrappedLabel()
         self.problem = WrappedLabel()
         self.problem.setStyleSheet("QLabel { border-left: 4px solid rgb(229, 72, 77); padding-left: 6px; }")
@@ -48,7 +48,7 @@ class SessionPanel(Panel):
         self.report = QPushButton("Copy repo&rt")
         self.report.setToolTip(
             "For a report of a mistake: versions, device, memory and what the session holds go to the clipboard, "
-            "without pixels and without your name in paths."
+            "without pixels, names of images and your name in paths. Paste it into your message."
         )
         first, second = QHBoxLayout(), QHBoxLayout()
         first.addWidget(self.save, stretch=1)
@@ -78,8 +78,8 @@ class SessionPanel(Panel):
         self.listen(session.saving_changed, self._on_problem)
         self.listen(self._files.busy_changed, self._on_busy)
         self.listen(self._files.image_missing, self._on_image_missing)
-        self.listen(self._copier.copied, self._on_report_copied)
-        self.listen(self._copier.failed, self._on_report_failed)
+        self._copier.copied.connect(self._on_report_copied)
+        self._copier.failed.connect(self._on_report_failed)
 
     # -- to the files --------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class SessionPanel(Panel):
 
     def _on_report_copied(self) -> None:
         self._report_is_done()
-        show_info("MLB-Seg: The report is on the clipboard: paste it into your message.")
+        show_info("MLB-Seg: The report is copied.")
 
     def _on_report_failed(self, sentence: str) -> None:
         self._report_is_done()
